@@ -1,0 +1,1 @@
+"""From a lowered module to something that runs."""

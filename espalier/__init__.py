@@ -1,0 +1,1 @@
+"""Espalier: from a pruned Transformer in ONNX to kernels."""

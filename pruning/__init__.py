@@ -1,0 +1,1 @@
+"""Pruning and retraining of torch models (extra `train`)."""

@@ -1,0 +1,1 @@
+"""Running a package. Imports nothing of the compiler."""

@@ -1,0 +1,1 @@
+"""Kernels as TIR with named knobs, one folder a device family."""

@@ -1,0 +1,1 @@
+"""Devices: what each is, how it is reached and timed."""
