@@ -29,6 +29,10 @@ class Cpu:
     l3_bytes: int
     """Shared by all cores."""
     memory_gbps: float
+    arch: str = "x86_64"
+    """As `uname -m` names it."""
+    features: tuple[str, ...] = ()
+    """Instructions that code for `mcpu` may use, as /proc/cpuinfo names them."""
 
     @property
     def peak_gflops(self) -> float:
