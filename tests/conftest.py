@@ -22,7 +22,7 @@ settings.load_profile("espalier")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse a test without a tier: it would belong to no `make` goal. Skip what this machine has no device for."""
+    """Refuse a test without a tier (no `make` goal would run it) and skip what needs an absent device."""
     lost = [item.nodeid for item in items if not any(item.get_closest_marker(tier) for tier in TIERS)]
     if lost:
         raise pytest.UsageError(f"no marker of {', '.join(TIERS)} on: {', '.join(lost[:5])}")

@@ -1,0 +1,1 @@
+"""Espalier against the runtimes a user would pick instead, timed in one run."""

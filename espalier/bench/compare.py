@@ -1,0 +1,209 @@
+"""`espalier bench`: several models and several runtimes, timed in one run and checked against one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from espalier.bench.inputs import model_inputs
+from espalier.bench.machine import Machine, this_machine
+from espalier.bench.peers import PEERS, Arrays, Declined, Peer, Run
+from espalier.bench.timing import Times, interleave, pinned
+from espalier.errors import UnavailableError, UsageError, unknown
+
+OURS = "espalier"
+REFERENCE = "onnxruntime"
+"""Whose outputs the others' are compared with."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model in one runtime."""
+
+    model: str
+    peer: str
+    exact: bool
+    """Computed in f32."""
+    times: Times | None
+    error: float | None
+    """Largest difference from ONNX Runtime's outputs, over the largest magnitude there."""
+    why: str
+    """Why there is no time; empty where there is one."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A finished run."""
+
+    machine: Machine
+    threads: int
+    shapes: dict[str, dict[str, tuple[int, ...]]]
+    """Model to input to shape."""
+    entries: tuple[Entry, ...]
+
+    def of(self, model: str, peer: str) -> Entry | None:
+        """The entry of that model and peer."""
+        return next((one for one in self.entries if (one.model, one.peer) == (model, peer)), None)
+
+    def best_peer(self, model: str) -> Entry | None:
+        """The fastest f32 runtime on `model` that is not Espalier."""
+        timed = [
+            one for one in self.entries if one.model == model and one.peer != OURS and one.exact and one.times
+        ]
+        return min(timed, key=lambda one: one.times.median if one.times else 0.0, default=None)
+
+    def ratio(self, entry: Entry, other: Entry | None) -> float | None:
+        """How many times faster `entry` is than `other`, by medians."""
+        if entry.times is None or other is None or other.times is None:
+            return None
+        return other.times.median / entry.times.median
+
+    def to_dict(self) -> dict[str, object]:
+        """The object that `bench --json` prints."""
+        return {
+            "machine": self.machine.to_dict(),
+            "threads": self.threads,
+            "shapes": {
+                model: {name: list(shape) for name, shape in shapes.items()}
+                for model, shapes in self.shapes.items()
+            },
+            "entries": [self._entry(one) for one in self.entries],
+        }
+
+    def _entry(self, one: Entry) -> dict[str, object]:
+        best = self.best_peer(one.model)
+        return {
+            "model": one.model,
+            "peer": one.peer,
+            "exact": one.exact,
+            "time_ms": one.times.to_dict() if one.times else None,
+            "error": one.error,
+            "why": one.why,
+            "over_onnxruntime": _rounded(self.ratio(one, self.of(one.model, REFERENCE))),
+            "over_best_peer": _rounded(self.ratio(one, best)),
+            "best_peer": best.peer if best else None,
+        }
+
+
+def choose_peers(names: Sequence[str] | None) -> tuple[Peer, ...]:
+    """The peers of those names, or all that are installed.
+
+    Raises UsageError for an unknown name, UnavailableError for one that is not installed.
+    """
+    if names is None:
+        return tuple(peer for peer in PEERS.values() if peer.installed())
+    chosen = []
+    for name in dict.fromkeys(names):
+        if name not in PEERS:
+            raise UsageError(f"unknown peer {name!r}", hint=unknown("a peer", name, PEERS))
+        if not PEERS[name].installed():
+            raise UnavailableError(
+                f"peer {name} needs the package {PEERS[name].distribution}, which is not installed",
+                hint=f"pip install {PEERS[name].distribution}, or leave {name} out of --peers",
+            )
+        chosen.append(PEERS[name])
+    return tuple(chosen)
+
+
+def bench(
+    models: Sequence[Path],
+    *,
+    peers: Sequence[str] | None = None,
+    threads: int = 1,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    repeat: int = 60,
+    budget_s: float = 6.0,
+    log: Callable[[str], None] = lambda text: None,
+) -> Bench:
+    """Time every model in every peer, interleaved.
+
+    `peers` are names of PEERS, by default all that are installed; each gets `threads` threads and about
+    `budget_s` seconds a model at most. A peer that cannot run a model, or whose outputs differ from ONNX
+    Runtime's in name, shape or finiteness, is listed with the reason.
+    """
+    from espalier.passes.frontend import read_model
+
+    chosen = choose_peers(peers)
+    names = _names(models)
+    loaded: dict[tuple[str, str], Run] = {}
+    outputs: dict[tuple[str, str], Arrays] = {}
+    declined: dict[tuple[str, str], str] = {}
+    shapes = {}
+    with pinned(threads):
+        for name, path in zip(names, models, strict=True):
+            inputs = model_inputs(read_model(path), input_shapes or {})
+            shapes[name] = {key: array.shape for key, array in inputs.items()}
+            for peer in chosen:
+                log(f"loading {name} in {peer.name}")
+                try:
+                    run = peer.load(path, inputs, threads)
+                    outputs[name, peer.name] = {key: np.array(array) for key, array in run().items()}
+                    loaded[name, peer.name] = run
+                except Declined as why:
+                    declined[name, peer.name] = _first_line(str(why))
+        errors = {}
+        for key, got in outputs.items():
+            try:
+                errors[key] = _error(got, outputs.get((key[0], REFERENCE)))
+            except Declined as why:
+                declined[key] = str(why)
+                del loaded[key]
+        times = interleave(
+            {"\n".join(key): run for key, run in loaded.items()},
+            repeat=repeat,
+            budget_s=budget_s,
+            progress=lambda done, total: log(f"round {done} of {total}"),
+        )
+    entries = tuple(
+        Entry(
+            model=name,
+            peer=peer.name,
+            exact=peer.exact,
+            times=times.get(f"{name}\n{peer.name}"),
+            error=errors.get((name, peer.name)),
+            why=declined.get((name, peer.name), ""),
+        )
+        for name in names
+        for peer in chosen
+    )
+    distributions = tuple(dict.fromkeys(peer.distribution for peer in chosen))
+    return Bench(this_machine(distributions), threads, shapes, entries)
+
+
+def _names(models: Sequence[Path]) -> list[str]:
+    """File names without their suffix, or whole paths where two of them are the same."""
+    stems = [path.stem for path in models]
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in models]
+
+
+def _error(got: Arrays, wanted: Arrays | None) -> float | None:
+    """The largest difference over all outputs, each over its own scale; None where nothing is `wanted`.
+
+    Raises Declined where the outputs cannot be compared.
+    """
+    if wanted is None:
+        return None
+    worst = 0.0
+    for name, reference in wanted.items():
+        if name not in got or got[name].shape != reference.shape:
+            shape = got[name].shape if name in got else "no such output"
+            raise Declined(f"output {name}: {REFERENCE} has shape {reference.shape}, got {shape}")
+        exact = reference.astype(np.float64)
+        difference = float(np.abs(got[name].astype(np.float64) - exact).max(initial=0.0))
+        if not np.isfinite(difference):
+            raise Declined(f"output {name}: infinities or NaN where {REFERENCE} has none")
+        worst = max(worst, difference / max(float(np.abs(exact).max(initial=0.0)), 1e-30))
+    return worst
+
+
+def _first_line(text: str) -> str:
+    """The first line with something on it, at most 160 characters."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
+    return line if len(line) <= 160 else f"{line[:157]}..."
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

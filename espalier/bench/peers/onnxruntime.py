@@ -1,0 +1,24 @@
+"""ONNX Runtime's CPU provider, all of its graph optimisations on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+
+from espalier.bench.peers import Arrays, Declined, Run
+
+
+def load(model: Path, inputs: Arrays, threads: int) -> Run:
+    """A session of `threads` threads; raises Declined where ONNX Runtime cannot load the file."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise Declined(str(error)) from error
+    names = [output.name for output in session.get_outputs()]
+    feed = dict(inputs)
+    return lambda: dict(zip(names, session.run(names, feed), strict=True))

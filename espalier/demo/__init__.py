@@ -1,0 +1,1 @@
+"""The main job, start to end, on the model that ships inside the package."""

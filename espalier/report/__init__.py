@@ -1,0 +1,1 @@
+"""One self-contained HTML file out of what the other verbs found."""
