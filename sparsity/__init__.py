@@ -1,1 +1,35 @@
-"""What a pruned matrix is: structures as values, detection, packed formats and their exact sizes. numpy only."""
+"""What a pruned matrix is: structures as values, detection, packed forms, exact sizes. numpy only."""
+
+from espalier.sparsity.backbone import BPPP, PackedBPPP
+from espalier.sparsity.block import Block, PackedBlock
+from espalier.sparsity.columns import BP, PackedBP
+from espalier.sparsity.hierarchical import HP, NM, PackedHP
+from espalier.sparsity.patterns import PP, PackedPP, assign_patterns, importance_patterns, refine_patterns
+from espalier.sparsity.plain import Dense, PackedDense, PackedZero, Zero
+from espalier.sparsity.structure import Packed, Structure
+from espalier.sparsity.unstructured import PackedUnstructured, Unstructured
+
+__all__ = [
+    "BP",
+    "BPPP",
+    "HP",
+    "NM",
+    "PP",
+    "Block",
+    "Dense",
+    "Packed",
+    "PackedBP",
+    "PackedBPPP",
+    "PackedBlock",
+    "PackedDense",
+    "PackedHP",
+    "PackedPP",
+    "PackedUnstructured",
+    "PackedZero",
+    "Structure",
+    "Unstructured",
+    "Zero",
+    "assign_patterns",
+    "importance_patterns",
+    "refine_patterns",
+]
