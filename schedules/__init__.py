@@ -1,1 +1,5 @@
-"""Kernels as TIR with named knobs, one folder a device family."""
+"""Kernels as TIR with their knobs, a folder per device family."""
+
+from espalier.schedules.linear import Epilogue, LinearKernel, LinearWork, linear_candidates
+
+__all__ = ["Epilogue", "LinearKernel", "LinearWork", "linear_candidates"]

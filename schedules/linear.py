@@ -1,0 +1,82 @@
+"""Linear layers `y = act(x Wᵀ + bias) + residual`: what is asked for, and the kernels that can do it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+from espalier.targets.cpu import Cpu
+
+if TYPE_CHECKING:
+    import numpy as np
+    from tvm.tirx import PrimFunc
+
+    from espalier.sparsity import Packed, Structure
+
+Activation = Literal["none", "relu", "gelu", "gelu_tanh", "tanh", "sigmoid", "silu"]
+Layout = Literal["tiles", "tokens"]
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What is done to `x Wᵀ` before it is stored: add the bias, apply the activation, add the residual."""
+
+    bias: bool = False
+    activation: Activation = "none"
+    residual: bool = False
+
+
+@dataclass(frozen=True)
+class LinearWork:
+    """One linear layer for any number of tokens M.
+
+    n, k: outputs and inputs. layout: of x, residual and y: "tiles" is f32 `[ceil(M/16), features, 16]`,
+    "tokens" is f32 `[M, features]`.
+    """
+
+    n: int
+    k: int
+    structure: Structure
+    epilogue: Epilogue = Epilogue()
+    layout: Layout = "tiles"
+    dtype: str = "float32"
+
+
+class LinearKernel(ABC):
+    """One way to run a linear layer: how the weight is stored, and the function that reads it."""
+
+    work: LinearWork
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Data type, kind and knobs in one word: `f32-row-r2m4`."""
+
+    @property
+    @abstractmethod
+    def knobs(self) -> Mapping[str, int]:
+        """What could be set otherwise without changing the result."""
+
+    @abstractmethod
+    def pack(self, packed: Packed) -> tuple[np.ndarray, ...]:
+        """The constants that the function reads, in the order of its parameters."""
+
+    @abstractmethod
+    def func(self, name: str) -> PrimFunc:
+        """The function: parameters x, constants, [bias f32 `[N]`], [residual], y; M is symbolic."""
+
+    @abstractmethod
+    def milliseconds(self, m: int, threads: int) -> float:
+        """Predicted time for m tokens."""
+
+
+_FAMILIES: dict[type[Any], str] = {Cpu: "espalier.schedules.x86.linear"}
+"""Class of device to the module whose `candidates(work, device)` knows its kernels."""
+
+
+def linear_candidates(work: LinearWork, device: Any) -> list[LinearKernel]:
+    """Every kernel that can run `work` on `device`, dense ones always among them."""
+    return import_module(_FAMILIES[type(device)]).candidates(work, device)

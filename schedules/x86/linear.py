@@ -1,0 +1,108 @@
+"""The linear kernels for x86: which fit a layer, and with which knobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+from espalier.schedules.linear import LinearKernel, LinearWork
+from espalier.schedules.x86.column_lists import uniform
+from espalier.schedules.x86.tile_linear import TileLinear
+from espalier.schedules.x86.tile_shape import MAX_COLUMNS, Lists, TileShape
+from espalier.sparsity import Block, Dense, Zero
+from espalier.targets.cpu import Cpu
+
+
+@dataclass(frozen=True)
+class Registers:
+    """Rows of W and tiles of 16 tokens whose sums stay in registers."""
+
+    rows: int
+    tiles: int
+
+
+SHARED = {"sse4": Registers(2, 1), "avx2": Registers(6, 1), "avx512": Registers(4, 4)}
+"""Where rows share a list, a column of x is loaded once for all of them."""
+OWN = {"sse4": Registers(2, 1), "avx2": Registers(2, 2), "avx512": Registers(4, 4)}
+"""Where every row has a list of its own, more tiles save loads of weights and columns."""
+
+DENSE_HEIGHT = 96
+RAGGED_HEIGHT = 256
+L1_SHARE = 0.6
+"""Part of the L1 cache that the columns of a chunk may fill; the rest is for constants and sums."""
+
+
+def candidates(work: LinearWork, cpu: Cpu) -> list[LinearKernel]:
+    """Every kernel that can run `work`, the dense one first."""
+    if work.layout == "tokens":
+        return []
+    found: list[LinearKernel] = [_dense(work, cpu)]
+    form = uniform(work.structure, work.n, work.k)
+    match work.structure:
+        case Dense():
+            return found
+        case Zero():
+            shape = TileShape(work.n, work.k, "empty", min(32, work.n), min(4, work.n))
+            return [*found, TileLinear(work, cpu, shape, 1)]
+    if work.k > MAX_COLUMNS:
+        return found
+    if form is not None:
+        if form.share == form.block:
+            found.append(_uniform(work, cpu, "block", SHARED[cpu.isa], form.block, form.count, form.columns))
+        elif form.share > 1:
+            found.append(_uniform(work, cpu, "group", SHARED[cpu.isa], form.share, form.count, form.columns))
+        found.append(_uniform(work, cpu, "row", OWN[cpu.isa], form.block, form.count, form.columns))
+    if isinstance(work.structure, Block) and work.structure.bh > 1:
+        found.append(_ragged(work, cpu, "group", SHARED[cpu.isa], work.structure.bh))
+    found.append(_ragged(work, cpu, "row", OWN[cpu.isa], work.n))
+    return found
+
+
+def _chunk(cpu: Cpu, tiles: int) -> int:
+    """Columns of `tiles` tiles that stay in the L1 cache."""
+    return max(int(cpu.l1_bytes * L1_SHARE) // (tiles * 64), 16)
+
+
+def _dense(work: LinearWork, cpu: Cpu) -> TileLinear:
+    registers = SHARED[cpu.isa]
+    chunks = -(-work.k // _chunk(cpu, registers.tiles))
+    height = min(DENSE_HEIGHT, work.n)
+    shape = TileShape(work.n, work.k, "none", height, registers.rows, chunks, -(-work.k // chunks))
+    return TileLinear(work, cpu, shape, registers.tiles)
+
+
+def _rows(wanted: int, share: int) -> int:
+    """As many rows at once as registers hold and the rows that share a list allow."""
+    return max((rows for rows in range(1, wanted + 1) if share % rows == 0), default=1)
+
+
+def _uniform(
+    work: LinearWork, cpu: Cpu, lists: Lists, registers: Registers, share: int, count: int, columns: int
+) -> TileLinear:
+    form = uniform(work.structure, work.n, work.k)
+    assert form is not None
+    rows = _rows(registers.rows, share)
+    chunks = -(-columns // _chunk(cpu, registers.tiles))
+    unit = 4 if lists == "row" else 1
+    entries = -(-count // (chunks * unit)) * unit
+    height = _height(form.block, work.n, rows)
+    shape = TileShape(work.n, work.k, lists, height, rows, chunks, entries)
+    return TileLinear(work, cpu, shape, registers.tiles)
+
+
+def _height(block: int, n: int, rows: int) -> int:
+    """Rows that a core does in one go: the block of the structure, or an equal part of a tall one."""
+    if block <= RAGGED_HEIGHT // 4:
+        return block
+    return gcd(block, 64) if gcd(block, 64) % rows == 0 and gcd(block, 64) >= 16 else min(block, n)
+
+
+def _ragged(work: LinearWork, cpu: Cpu, lists: Lists, registers: Registers, share: int) -> TileLinear:
+    rows = _rows(registers.rows, share) if lists == "group" else registers.rows
+    width = min(_chunk(cpu, registers.tiles), work.k)
+    chunks = -(-work.k // width)
+    height = min(-(-RAGGED_HEIGHT // rows) * rows, -(-work.n // rows) * rows)
+    if lists == "group":
+        height = share * max(1, RAGGED_HEIGHT // share)
+    shape = TileShape(work.n, work.k, lists, height, rows, chunks, 0, -(-work.k // chunks))
+    return TileLinear(work, cpu, shape, registers.tiles)

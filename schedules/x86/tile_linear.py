@@ -1,0 +1,80 @@
+"""Linear kernels over tiles of 16 tokens, x and y being f32 `[ceil(M/16), features, 16]`.
+
+`rows` rows of W times `tiles` tiles of tokens are summed in registers at once, while the kernel walks along
+lists of columns:
+
+    for some tiles, for a block of rows (in parallel)
+      for a chunk of the lists, short enough that its columns of x stay in the L1 cache
+        for a group of rows
+          for an entry of the list (for four of them, where every row has its own list)
+            sums[row, tile] += W[entry, row] * X[tile, column[entry], 0:16]
+
+The constants are read in the order in which they lie in memory. A chunk leaves its sums in Y, where the next
+one picks them up; the last one applies the epilogue. Tiles that are left over are done in halves of `tiles`,
+with as many more groups of rows at once, so that the registers stay full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from espalier.schedules.linear import LinearKernel, LinearWork
+from espalier.schedules.x86 import epilogue, tile_pack, tile_script
+from espalier.schedules.x86.script import prim_func
+from espalier.schedules.x86.tile_shape import TileShape
+from espalier.targets.cpu import Cpu
+
+if TYPE_CHECKING:
+    import numpy as np
+    from tvm.tirx import PrimFunc
+
+    from espalier.sparsity import Packed
+
+KINDS = {"empty": "zero", "none": "dense", "block": "block", "group": "group", "row": "row"}
+
+
+@dataclass(frozen=True)
+class TileLinear(LinearKernel):
+    """tiles: tiles of tokens in registers at once. rows_first: all tiles of a block of rows before the next
+    block of rows, rather than all blocks for some tiles before the next tiles."""
+
+    work: LinearWork
+    cpu: Cpu
+    shape: TileShape
+    tiles: int
+    rows_first: bool = False
+
+    @property
+    def name(self) -> str:
+        kind = ("ragged" if self.shape.ragged else "") + KINDS[self.shape.lists]
+        return f"f32-{kind}-r{self.shape.rows}m{self.tiles}"
+
+    @property
+    def knobs(self) -> Mapping[str, int]:
+        shape = self.shape
+        return {
+            "rows": shape.rows,
+            "tiles": self.tiles,
+            "height": shape.height,
+            "chunk": shape.width or shape.count,
+            "rows_first": int(self.rows_first),
+        }
+
+    def pack(self, packed: Packed) -> tuple[np.ndarray, ...]:
+        return tile_pack.pack(self.shape, packed)
+
+    def func(self, name: str) -> PrimFunc:
+        end = self.work.epilogue
+        return prim_func(
+            name,
+            tile_script.parameters(self.shape, end),
+            tile_script.body(self.shape, end, self.tiles, self.rows_first),
+            epilogue.names(end),
+        )
+
+    def milliseconds(self, m: int, threads: int) -> float:
+        from espalier.schedules.x86.linear_time import tile_milliseconds
+
+        return tile_milliseconds(self, m, threads)

@@ -1,0 +1,88 @@
+"""How a weight matrix is cut for the kernels over tiles, and how its constants lie.
+
+Rows are cut into blocks of `height`, these into groups of `rows`; lists of columns are cut into `chunks`.
+With `groups` of rows in a block the constants are (N, K and lists are padded with zero weights):
+
+    lists "none" (dense)   W f32 [blocks, chunks, groups, count, rows]
+    lists "block"          I u16 [blocks, chunks, count] and the same W
+    lists "group"          I u16 [blocks, chunks, groups, count] and the same W
+    lists "row"            I u64 [blocks, chunks, groups, count / 4, rows], four columns in a word, and
+                           W f32 [blocks, chunks, groups, count / 4, rows, 4]
+    ragged "group"         P i32 [blocks * chunks * groups + 1], the first entry of each group,
+                           I u16 [entries], W f32 [entries, rows]
+    ragged "row"           P the same in steps of four entries, I u64 [steps, rows], W f32 [steps, rows, 4]
+    lists "empty"          nothing
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Lists = Literal["empty", "none", "block", "group", "row"]
+"""Who has a list of columns of its own."""
+
+MAX_COLUMNS = 1 << 16
+"""Columns are stored in 16 bits."""
+
+
+@dataclass(frozen=True)
+class TileShape:
+    """height: rows of W in a block. rows: rows in registers at once. chunks: pieces of a list.
+
+    count: entries of a list in one chunk, a multiple of 4 for lists "row". width: columns of K in a chunk of
+    a ragged matrix, 0 for a uniform one.
+    """
+
+    n: int
+    k: int
+    lists: Lists
+    height: int
+    rows: int
+    chunks: int = 1
+    count: int = 0
+    width: int = 0
+
+    @property
+    def ragged(self) -> bool:
+        return self.width > 0
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.n // self.height)
+
+    @property
+    def groups(self) -> int:
+        """Groups of rows in a whole block; the last one may be short."""
+        return -(-self.height // self.rows)
+
+    @property
+    def steps(self) -> int:
+        """Turns of the inner loop in one chunk of a uniform matrix."""
+        return self.count // 4 if self.lists == "row" else self.count
+
+    @property
+    def pieces(self) -> int:
+        """Groups of rows times chunks."""
+        return self.blocks * self.chunks * self.groups
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Of W of a uniform matrix."""
+        four = (4,) if self.lists == "row" else ()
+        return (self.blocks, self.chunks, self.groups, self.steps, self.rows, *four)
+
+    @property
+    def index_shape(self) -> tuple[int, ...]:
+        """Of I of a uniform matrix."""
+        match self.lists:
+            case "row":
+                return self.weight_shape[:-1]
+            case "group":
+                return self.weight_shape[:-1]
+            case _:
+                return (self.blocks, self.chunks, self.count)
+
+    @property
+    def index_type(self) -> str:
+        return "uint64" if self.lists == "row" else "uint16"
