@@ -13,6 +13,9 @@ from espalier.bench.machine import Machine, this_machine
 from espalier.bench.peers import PEERS, Arrays, Declined, Peer, Run
 from espalier.bench.timing import Times, interleave, pinned
 from espalier.errors import UnavailableError, UsageError, unknown
+from espalier.shapes import format_shape
+
+COLUMNS = ("model", "runtime", "median ms", "p5", "p95", "x onnxruntime", "x best other f32", "error")
 
 OURS = "espalier"
 REFERENCE = "onnxruntime"
@@ -60,6 +63,32 @@ class Bench:
         if entry.times is None or other is None or other.times is None:
             return None
         return other.times.median / entry.times.median
+
+    def rows(self) -> list[list[str]]:
+        """A table for people, as COLUMNS says; without a time a row ends after the name of the runtime."""
+        return [self._row(one) for one in self.entries]
+
+    def _row(self, one: Entry) -> list[str]:
+        if one.times is None:
+            return [one.model, one.peer, *("-" for _ in COLUMNS[2:])]
+        ratios = (self.ratio(one, self.of(one.model, REFERENCE)), self.ratio(one, self.best_peer(one.model)))
+        return [
+            one.model,
+            one.peer,
+            *(f"{ms:.3f}" for ms in (one.times.median, one.times.p5, one.times.p95)),
+            *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+            "-" if one.error is None else f"{one.error:.1e}",
+        ]
+
+    def remarks(self) -> list[str]:
+        """What a reader must know beside the table: the machine, the shapes, who did not run and why."""
+        shapes = [
+            f"{model}: {' '.join(f'{name}:{format_shape(shape)}' for name, shape in inputs.items())}"
+            for model, inputs in self.shapes.items()
+        ]
+        absent = [f"{one.peer} did not run {one.model}: {one.why}" for one in self.entries if one.why]
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return [f"{threads} for each; {self.machine.line()}", *shapes, *absent]
 
     def to_dict(self) -> dict[str, object]:
         """The object that `bench --json` prints."""

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-SEQUENCE = 128
-"""What a symbolic dimension other than the first becomes when no shape is given; the first becomes 1."""
+from espalier.runtime.inputs import fill_inputs
+from espalier.runtime.signature import Signature, Tensor
+
+LARGEST = 2**31 - 1
 
 
 def model_inputs(
@@ -16,23 +18,20 @@ def model_inputs(
 ) -> dict[str, np.ndarray]:
     """An array for every input: floats normal, integers 1 (an index in every table, a mask of nothing).
 
-    `shapes` are those asked for; without one, a dimension that the file leaves open is 1 at the front and 128
-    elsewhere.
+    Open dimensions without a shape are as `fill_inputs` says. Raises UsageError where `shapes` contradict.
     """
-    rng = np.random.default_rng(seed)
     weights = {tensor.name for tensor in model.graph.initializer}
-    arrays = {}
-    for value in model.graph.input:
-        if value.name in weights:
-            continue
-        tensor = value.type.tensor_type
-        declared = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
-        shape = shapes.get(value.name) or tuple(
-            dim if dim is not None else (SEQUENCE if axis else 1) for axis, dim in enumerate(declared)
-        )
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        if np.issubdtype(dtype, np.floating):
-            arrays[value.name] = rng.standard_normal(shape).astype(dtype)
-        else:
-            arrays[value.name] = np.ones(shape, dtype)
-    return arrays
+    tensors = tuple(_tensor(value) for value in model.graph.input if value.name not in weights)
+    dims = {dim: (1, LARGEST) for tensor in tensors for dim in tensor.shape if isinstance(dim, str)}
+    filled = fill_inputs(Signature(tensors, (), dims), "random", seed, shapes)
+    return {name: array if array.dtype.kind == "f" else np.ones_like(array) for name, array in filled.items()}
+
+
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+    """An input as declared; a dimension without a name gets one of its own."""
+    declared = value.type.tensor_type
+    shape = tuple(
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}.{axis}"
+        for axis, dim in enumerate(declared.shape.dim)
+    )
+    return Tensor(value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(declared.elem_type).name)

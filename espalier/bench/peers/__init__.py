@@ -7,11 +7,13 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-Arrays = Mapping[str, np.ndarray]
-Run = Callable[[], Arrays]
+Arrays: TypeAlias = "Mapping[str, np.ndarray]"
+Run: TypeAlias = "Callable[[], Arrays]"
 """One inference from numpy inputs to numpy outputs by name, everything else done beforehand."""
 
 

@@ -11,6 +11,7 @@ from tvm import relax
 from espalier.bench.peers import Arrays, Declined, Run
 from espalier.errors import ModelError
 from espalier.passes.frontend import import_model, read_model
+from espalier.runtime.threads import set_threads
 from espalier.targets.host import host
 
 
@@ -23,7 +24,7 @@ def load(model: Path, inputs: Arrays, threads: int) -> Run:
     values = {name: weight.array for name, weight in imported.weights.items()}
     bound = relax.transform.BindParams("main", values)(imported.mod)
     executable = tvm.compile(bound, target={"kind": "llvm", "mcpu": host().mcpu})
-    tvm.get_global_func("runtime.config_threadpool")(1, threads)
+    set_threads(threads)
     machine = relax.VirtualMachine(executable, tvm.cpu())
     main = machine["main"]
 
