@@ -75,7 +75,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture(scope="session")
 def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """The wheel alone in an environment that borrows the dependencies of this one (but not its editable install)."""
+    """The wheel in an environment that borrows this one's dependencies, but not its editable install."""
     home = tmp_path_factory.mktemp("elsewhere")
     environment = home / "venv"
     _call([sys.executable, "-m", "venv", "--without-pip", environment])
