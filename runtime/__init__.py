@@ -1,1 +1,1 @@
-"""Running a package. Imports nothing of the compiler."""
+"""Running a package: TVM's runtime library without its compiler."""

@@ -1,0 +1,98 @@
+"""Runs the compiled module of a package on this machine's CPU."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from espalier.runtime.inputs import check_inputs
+from espalier.runtime.library import ffi
+from espalier.runtime.signature import Signature
+from espalier.runtime.threads import set_threads
+from espalier.runtime.timing import Times, measure
+
+ENTRY = "main"
+CPU, POOLED = 1, 2
+"""DLPack's code of the CPU and TVM's of the allocator that keeps memory between runs."""
+
+
+@dataclass(frozen=True)
+class CallTime:
+    """One kernel of one profiled run: its name in the compiled module and its time."""
+
+    kernel: str
+    milliseconds: float
+
+
+class Executor:
+    """A loaded module. `threads` holds for every run; None means all cores."""
+
+    def __init__(self, module: bytes, signature: Signature, *, threads: int | None = None) -> None:
+        self.signature = signature
+        self.threads = threads
+        self._library = _load(module)
+        self._main = self._new_machine()[ENTRY]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name.
+
+        Raises DataError where the inputs do not fit the signature.
+        """
+        arguments = self._arguments(inputs)
+        return self._named(self._main(*arguments))
+
+    def benchmark(self, inputs: Mapping[str, np.ndarray], *, repeat: int = 1, number: int = 1) -> Times:
+        """Times `repeat` means of `number` runs each, after one run that is not counted."""
+        arguments = self._arguments(inputs)
+        self._main(*arguments)
+        return measure(lambda: self._main(*arguments), repeat=repeat, number=number)
+
+    def profile(self, inputs: Mapping[str, np.ndarray]) -> list[CallTime]:
+        """Every kernel of one run in the order of the calls, after one run that is not counted."""
+        arguments = self._arguments(inputs)
+        machine = self._new_machine()
+        machine[ENTRY](*arguments)
+        calls: list[CallTime] = []
+        started = 0
+
+        def observe(_function: Any, name: str, before: bool, _result: Any, *_arguments: Any) -> int:
+            nonlocal started
+            if before:
+                started = time.perf_counter_ns()
+            elif not name.startswith("vm."):
+                calls.append(CallTime(name, (time.perf_counter_ns() - started) / 1e6))
+            return 0
+
+        machine["set_instrument"](ffi().convert(observe))
+        machine[ENTRY](*arguments)
+        return calls
+
+    def _new_machine(self) -> Any:
+        machine = self._library["vm_load_executable"]()
+        machine["vm_initialization"](CPU, 0, POOLED)
+        return machine
+
+    def _arguments(self, inputs: Mapping[str, np.ndarray]) -> list[Any]:
+        set_threads(self.threads)
+        return [ffi().from_dlpack(array) for array in check_inputs(self.signature, inputs)]
+
+    def _named(self, result: Any) -> dict[str, np.ndarray]:
+        values = [result] if isinstance(result, ffi().Tensor) else list(result)
+        names = [tensor.name for tensor in self.signature.outputs]
+        if len(values) != len(names):
+            raise RuntimeError(f"the module gives {len(values)} outputs, its metadata names {len(names)}")
+        return {name: np.from_dlpack(value) for name, value in zip(names, values, strict=True)}
+
+
+def _load(module: bytes) -> Any:
+    """A shared library, loaded from a private folder that is then removed."""
+    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
+        path = Path(folder) / "mod.so"
+        path.write_bytes(module)
+        return ffi().load_module(str(path))
