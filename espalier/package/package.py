@@ -1,0 +1,103 @@
+"""A compiled model in memory: saved, loaded, run and timed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from espalier.errors import DataError, UnavailableError
+from espalier.package.archive import HINT, METADATA, MODULE, read_archive, write_archive
+from espalier.package.metadata import MemberInfo, Metadata, parse_metadata
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from espalier.runtime.executor import Executor
+    from espalier.runtime.timing import Times
+
+
+@dataclass(frozen=True)
+class Package:
+    """A compiled model. `run` and `benchmark` load it once, on this machine's CPU."""
+
+    metadata: Metadata
+    module: bytes
+
+    @classmethod
+    def build(cls, module: bytes, **metadata: Any) -> Package:
+        """A package of a shared library; `metadata` are the fields of Metadata but format and members."""
+        members = {MODULE: MemberInfo(size=len(module), sha256=hashlib.sha256(module).hexdigest())}
+        return cls(Metadata(format_version=1, members=members, **metadata), module)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Package:
+        """Reads and checks a package; nothing of it is executed.
+
+        Raises DataError where the file is missing, no package, damaged, or of a newer format.
+        """
+        path = Path(path)
+        members = read_archive(path)
+        metadata = parse_metadata(members.pop(METADATA), f"package {path}")
+        if metadata.members.keys() != members.keys():
+            raise DataError(
+                f"package {path}: metadata.json lists {sorted(metadata.members)}, not {sorted(members)}",
+                hint=HINT,
+            )
+        for name, content in members.items():
+            listed = metadata.members[name]
+            if listed.size != len(content) or listed.sha256 != hashlib.sha256(content).hexdigest():
+                raise DataError(
+                    f"package {path}: the digest of {name!r} does not match metadata.json", hint=HINT
+                )
+        return cls(metadata, members[MODULE])
+
+    def save(self, path: str | Path) -> None:
+        """Writes the package; the same package gives the same bytes.
+
+        Raises UsageError where the file cannot be written.
+        """
+        write_archive(Path(path), {METADATA: self.metadata.to_bytes(), MODULE: self.module})
+
+    def executor(self, *, threads: int | None = None) -> Executor:
+        """Loads the compiled code.
+
+        Raises UnavailableError where this machine cannot run it, before anything is loaded.
+        """
+        from espalier.targets.host import why_not_here
+
+        target = self.metadata.target
+        reason = why_not_here(target.arch, target.features)
+        if reason:
+            raise UnavailableError(
+                f"the package is compiled for {target.name} ({target.mcpu}) and cannot run here: {reason}",
+                hint="compile the model again on this machine, or with a --target that fits it",
+            )
+        from espalier.runtime.executor import Executor
+
+        return Executor(self.module, self.metadata.signature, threads=threads)
+
+    @cached_property
+    def _executor(self) -> Executor:
+        return self.executor()
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by their ONNX names.
+
+        Raises DataError where the inputs do not fit, UnavailableError where this machine cannot run it.
+        """
+        return self._executor.run(inputs)
+
+    def benchmark(self, inputs: Mapping[str, np.ndarray], *, repeat: int = 10, number: int = 1) -> Times:
+        """Times `repeat` means of `number` runs each.
+
+        Raises as `run` does.
+        """
+        return self._executor.benchmark(inputs, repeat=repeat, number=number)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The metadata as plain values."""
+        return self.metadata.model_dump(mode="json")
