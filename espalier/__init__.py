@@ -1,1 +1,26 @@
 """Espalier: from a pruned Transformer in ONNX to kernels."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+# name -> module: everything is imported on first use, so that `import espalier` costs nothing
+_LAZY = {
+    "inspect": "espalier.api",
+    "compile": "espalier.api",
+    "Package": "espalier.package",
+    "EspalierError": "espalier.errors",
+}
+
+__all__ = ["EspalierError", "Package", "compile", "inspect"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'espalier' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

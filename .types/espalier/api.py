@@ -1,0 +1,1 @@
+../../espalier/api.py

@@ -1,0 +1,1 @@
+../../espalier/arrays.py

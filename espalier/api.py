@@ -1,0 +1,119 @@
+"""The verbs as functions. The command line is thin over these; heavy modules are imported inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from espalier.package import Package
+    from espalier.targets.cpu import Cpu
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """What one weight of a linear layer is. `shape` is [N, K] of y = x W^T, whatever ONNX stores."""
+
+    name: str
+    nodes: tuple[str, ...]
+    shape: tuple[int, int]
+    structure: str
+    label: str
+    """The structure with its parameters, for people."""
+    params: Mapping[str, Any]
+    sparsity: float
+    """Fraction of exact zeros."""
+    bytes: Mapping[str, int | None]
+    """By format: dense, csr, bcsr, bitmap, hp (None where the matrix is no HP)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "node": self.nodes[0] if len(self.nodes) == 1 else list(self.nodes),
+            "shape": list(self.shape),
+            "structure": self.structure,
+            "params": dict(self.params),
+            "sparsity": self.sparsity,
+            "bytes": dict(self.bytes),
+        }
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Every weight of a model's linear layers."""
+
+    weights: tuple[WeightReport, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"weights": [weight.to_dict() for weight in self.weights]}
+
+
+def inspect(model: str | Path) -> Inspection:
+    """Detects what each weight of a model is.
+
+    Raises ModelError where the file is no model that can be read.
+    """
+    from espalier.passes.frontend import linear_weights, read_model
+    from espalier.sparsity import detect, sizes
+
+    reports = []
+    for weight in linear_weights(read_model(Path(model))):
+        found = detect(weight.matrix)
+        params = dict(found.structure.params())
+        if found.remainder:
+            params["remainder"] = found.remainder
+        reports.append(
+            WeightReport(
+                name=weight.name,
+                nodes=tuple(weight.nodes),
+                shape=(int(weight.matrix.shape[0]), int(weight.matrix.shape[1])),
+                structure=found.structure.name,
+                label=found.structure.label(),
+                params=params,
+                sparsity=float((weight.matrix == 0).mean()) if weight.matrix.size else 0.0,
+                bytes=sizes(weight.matrix, found.structure),
+            )
+        )
+    return Inspection(tuple(reports))
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A package and how it came about."""
+
+    package: Package
+    dumps: Mapping[str, str]
+    """Kind of code to its text."""
+    pass_seconds: Mapping[str, float]
+    seconds: float
+
+
+def compile(model: str | Path, **options: Any) -> Package:
+    """Compiles a model into a package; the options are those of `compile_model`.
+
+    Raises ModelError for a model that cannot be read, UsageError for an option that does not fit it.
+    """
+    return compile_model(model, **options).package
+
+
+def compile_model(
+    model: str | Path,
+    *,
+    target: Cpu | str | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    max_shape: Mapping[str, Sequence[int]] | None = None,
+    dtype: str = "float32",
+    threads: int | None = None,
+    dump_code: Sequence[str] = (),
+    pass_config: Mapping[str, Any] | None = None,
+    disabled_pass: Sequence[str] = (),
+    print_ir_before: Sequence[str] = (),
+    print_ir_after: Sequence[str] = (),
+) -> Compilation:
+    """Compiles a model and tells how; `espalier compile` explains the options.
+
+    Raises ModelError for a model that cannot be read, UsageError for an option that does not fit it.
+    """
+    raise NotImplementedError
