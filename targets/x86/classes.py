@@ -34,7 +34,9 @@ class CoreClass:
 
 @cache
 def _table() -> dict[str, Any]:
-    return tomllib.loads(resources.files(__package__).joinpath("classes.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(
+        resources.files("espalier.targets.x86").joinpath("classes.toml").read_text(encoding="utf-8")
+    )
 
 
 @cache

@@ -87,7 +87,7 @@ def resolve(specification: Mapping[str, Any]) -> Cpu | None:
     triple = specification.get("mtriple")
     if triple is not None and triple.split("-")[0] not in ("x86_64", "amd64"):
         return None
-    mcpu = specification.get("mcpu", "native")
+    mcpu = str(specification.get("mcpu", "native"))
     mcpu = alias_table().get(mcpu, mcpu)
     if mcpu == "native":
         cpu = host_device().cpu

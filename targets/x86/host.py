@@ -89,7 +89,7 @@ def match_class(cpu: Mapping[str, str]) -> CoreClass:
 def describe(cpus: list[dict[str, str]], caches: Mapping[int, int], base_khz: int, allowed: int) -> Device:
     """The host out of what the kernel says.
 
-    `base_khz` is 0 where it does not tell the base clock; `allowed` counts the logical CPUs open to this process.
+    `base_khz` is 0 where it does not tell the base clock; `allowed` counts the CPUs open to this process.
     """
     first = cpus[0]
     core = match_class(first)
