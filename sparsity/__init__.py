@@ -3,13 +3,16 @@
 from espalier.sparsity.backbone import BPPP, PackedBPPP
 from espalier.sparsity.block import Block, PackedBlock
 from espalier.sparsity.columns import BP, PackedBP
+from espalier.sparsity.detection import Detection, Remainder, detect
 from espalier.sparsity.hierarchical import HP, NM, PackedHP
 from espalier.sparsity.patterns import PP, PackedPP, assign_patterns, importance_patterns, refine_patterns
 from espalier.sparsity.plain import Dense, PackedDense, PackedZero, Zero
+from espalier.sparsity.sizes import BCSR_BLOCKS, is_hp, sizes
 from espalier.sparsity.structure import Packed, Structure
 from espalier.sparsity.unstructured import PackedUnstructured, Unstructured
 
 __all__ = [
+    "BCSR_BLOCKS",
     "BP",
     "BPPP",
     "HP",
@@ -17,6 +20,7 @@ __all__ = [
     "PP",
     "Block",
     "Dense",
+    "Detection",
     "Packed",
     "PackedBP",
     "PackedBPPP",
@@ -26,10 +30,14 @@ __all__ = [
     "PackedPP",
     "PackedUnstructured",
     "PackedZero",
+    "Remainder",
     "Structure",
     "Unstructured",
     "Zero",
     "assign_patterns",
+    "detect",
     "importance_patterns",
+    "is_hp",
     "refine_patterns",
+    "sizes",
 ]

@@ -31,7 +31,7 @@ def join(blocks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Block(Structure):
-    """`kept` blocks of bh x bw, anywhere. A short block at an edge is stored whole, as BSR does."""
+    """`kept` blocks of bh x bw, anywhere; those at an edge may be short."""
 
     bh: int
     bw: int
@@ -76,16 +76,17 @@ class Block(Structure):
         return np.ascontiguousarray(mask[: shape[0], : shape[1]])
 
     def kept_count(self, shape: tuple[int, int]) -> int:
-        """Cells of the kept blocks, counted as if no kept block were short."""
+        """Cells of the kept blocks; exact where none of them is short, else the most there can be."""
         return min(self.kept * self.bh * self.bw, shape[0] * shape[1])
 
     def bits(self, shape: tuple[int, int], value_bits: int = 32) -> int:
-        """kept·bh·bw·w and the cheaper of a bitmap of the blocks and compressed block rows."""
-        return self.kept * self.bh * self.bw * value_bits + min(self._index_bits(shape))
+        """kept·bh·bw·w and the index of BSR; a packed matrix counts the cells of short blocks exactly."""
+        return self.kept_count(shape) * value_bits + self.index_bits(shape)
 
-    def _index_bits(self, shape: tuple[int, int]) -> tuple[int, int]:
+    def index_bits(self, shape: tuple[int, int]) -> int:
+        """A column of ceil(log2 blocks across) bits a block, ceil(log2(kept + 1)) bits a row pointer."""
         tall, wide = self.grid(shape)
-        return tall * wide, self.kept * index_bits(wide) + (tall + 1) * index_bits(self.kept + 1)
+        return self.kept * index_bits(wide) + (tall + 1) * index_bits(self.kept + 1)
 
     def encode(self, matrix: np.ndarray) -> PackedBlock:
         matrix = as_matrix(matrix)
@@ -121,38 +122,41 @@ class PackedBlock(Packed):
         """The column of each kept block, int64 `[kept]`."""
         return np.nonzero(self.blocks)[1]
 
+    def inside(self) -> np.ndarray:
+        """Which cells of the kept blocks lie inside the matrix, bool `[kept, bh, bw]`."""
+        return cut(np.ones(self.shape, bool), *self.values.shape[1:])[self.blocks]
+
+    def bits(self, value_bits: int | None = None) -> int:
+        structure: Any = self.structure
+        cells = int(np.count_nonzero(self.inside()))
+        return structure.index_bits(self.shape) + cells * (value_bits or self.dtype.itemsize * 8)
+
     def decode(self) -> np.ndarray:
         cells = np.zeros((*self.blocks.shape, *self.values.shape[1:]), self.dtype)
         cells[self.blocks] = self.values
         return join(cells, self.shape)
 
     def write(self, out: BitWriter) -> None:
-        bitmap, rows = self.structure._index_bits(self.shape)  # pyright: ignore[reportAttributeAccessIssue]
-        if bitmap <= rows:
-            out.flags(self.blocks)
-        else:
-            out.integers(self.pointers, index_bits(len(self.values) + 1))
-            out.integers(self.columns, index_bits(self.blocks.shape[1]))
-        out.numbers(self.values)
+        out.integers(self.pointers, index_bits(len(self.values) + 1))
+        out.integers(self.columns, index_bits(self.blocks.shape[1]))
+        out.numbers(self.values[self.inside()])
 
     @classmethod
     def read(
         cls, structure: Block, shape: tuple[int, int], dtype: np.dtype, source: BitReader
     ) -> PackedBlock:
-        bitmap, rows = structure._index_bits(shape)
         tall, wide = structure.grid(shape)
         require(structure.kept <= tall * wide, "packed matrix: more blocks are kept than there are")
-        if bitmap <= rows:
-            blocks = source.flags(tall * wide).reshape(tall, wide)
-        else:
-            pointers = source.integers(tall + 1, index_bits(structure.kept + 1))
-            columns = source.integers(structure.kept, index_bits(wide))
-            sound = pointers[0] == 0 and pointers[-1] == structure.kept and (np.diff(pointers) >= 0).all()
-            require(bool(sound), "packed matrix: row pointers do not rise from 0 to the number of blocks")
-            require(bool((columns < wide).all()), "packed matrix: a column lies outside the matrix")
-            blocks = np.zeros((tall, wide), bool)
-            blocks[np.repeat(np.arange(tall), np.diff(pointers)), columns] = True
-        require(int(blocks.sum()) == structure.kept, "packed matrix: the blocks are not as many as stated")
-        cells = source.numbers(structure.kept * structure.bh * structure.bw, dtype)
-        values = cells.reshape(-1, structure.bh, structure.bw)
-        return cls(structure, shape, dtype, Packed.NONE, blocks, values)
+        pointers = source.integers(tall + 1, index_bits(structure.kept + 1))
+        columns = source.integers(structure.kept, index_bits(wide))
+        sound = pointers[0] == 0 and pointers[-1] == structure.kept and (np.diff(pointers) >= 0).all()
+        require(bool(sound), "packed matrix: row pointers do not rise from 0 to the number of blocks")
+        require(bool((columns < wide).all()), "packed matrix: a column lies outside the matrix")
+        blocks = np.zeros((tall, wide), bool)
+        blocks[np.repeat(np.arange(tall), np.diff(pointers)), columns] = True
+        require(int(blocks.sum()) == structure.kept, "packed matrix: a block is named twice")
+        values = np.zeros((structure.kept, structure.bh, structure.bw), dtype)
+        packed = cls(structure, shape, dtype, Packed.NONE, blocks, values)
+        inside = packed.inside()
+        values[inside] = source.numbers(int(inside.sum()), dtype)
+        return packed

@@ -2,7 +2,7 @@
 
 A kept column that no row of its block uses leaves no trace, and every later column of the block then seems
 to stand one place too early. Level 2 still tells where the vectors end: a row never has more than n non-zeros
-in a vector. `cut_vectors` therefore lets each vector grow until it has v columns or a row would exceed n: that
+in a vector. `cut_vectors` thus lets each vector grow until it has v columns or a row would exceed n; that
 takes the fewest vectors possible (every part of a sound vector is sound), and fills short vectors with unused
 columns.
 """

@@ -1,6 +1,6 @@
 """What the same matrix takes in each of the common formats, exactly.
 
-Values keep the width of the matrix's dtype. Indices of CSR, CSC, COO and BCSR are int32, as libraries hold them;
+Values keep the width of their dtype. Indices of CSR, CSC, COO and BCSR are int32, as libraries hold them;
 `index_width="exact"` counts ceil(log2 n) bits for an index below n instead, as HP's own formula does.
 """
 
