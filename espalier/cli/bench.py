@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import click
@@ -38,8 +37,7 @@ def command(
     """
     from espalier.bench.compare import COLUMNS, bench
 
-    log = logging.getLogger(__name__).info
-    with output.step("loading and timing"):
+    with output.step("loading") as log:
         result = bench(
             models, peers=peers, threads=threads, input_shapes=input_shapes, repeat=repeat, log=log
         )

@@ -92,15 +92,15 @@ class Output:
             click.echo(text, err=True)
 
     @contextmanager
-    def step(self, text: str) -> Iterator[None]:
-        """A spinner on stderr while the block runs, on a terminal only."""
+    def step(self, text: str) -> Iterator[Callable[[str], None]]:
+        """A spinner on stderr while the block runs, on a terminal only; what it yields changes the text."""
         if self.quiet or self.json or not sys.stderr.isatty():
-            yield
+            yield lambda text: None
             return
         from rich.console import Console
 
-        with Console(stderr=True).status(text):
-            yield
+        with Console(stderr=True).status(text) as status:
+            yield lambda text: status.update(text)
 
 
 def _cell(value: object) -> str:

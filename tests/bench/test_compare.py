@@ -49,11 +49,19 @@ def model(tmp_path: Path) -> Path:
 def test_inputs_follow_the_declaration_and_the_wish(model: Path):
     proto = onnx.load(model)
     inputs = model_inputs(proto, {"unused": (3, 5)})
-    assert inputs["x"].shape == (1, 24) and inputs["x"].dtype == np.float32
+    assert inputs["x"].shape == (3, 24) and inputs["x"].dtype == np.float32
     assert inputs["unused"].shape == (3, 5) and inputs["unused"].dtype == np.int64
     assert (inputs["unused"] == 1).all()
     assert model_inputs(proto, {})["unused"].shape == (1, 128)
-    assert np.array_equal(model_inputs(proto, {})["x"], inputs["x"])
+    assert np.array_equal(model_inputs(proto, {"x": (3, 24)})["x"], inputs["x"])
+
+
+@pytest.mark.parametrize(
+    "shapes", [{"z": (1,)}, {"x": (1, 25)}, {"x": (24,)}, {"x": (2, 24), "unused": (3, 3)}]
+)
+def test_shapes_that_contradict_the_model(model: Path, shapes):
+    with pytest.raises(UsageError):
+        model_inputs(onnx.load(model), shapes)
 
 
 def test_real_runtimes_agree_and_are_timed(model: Path, tmp_path: Path):

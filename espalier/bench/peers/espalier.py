@@ -12,7 +12,8 @@ from espalier.errors import ModelError
 def load(model: Path, inputs: Arrays, threads: int) -> Run:
     """The package that `espalier compile` makes, on `threads` threads; raises Declined for a bad model."""
     try:
-        package = api.compile(model, max_shapes={name: array.shape for name, array in inputs.items()})
+        shapes = {name: array.shape for name, array in inputs.items()}
+        package = api.compile(model, input_shapes=shapes, threads=threads)
     except ModelError as error:
         raise Declined(error.message) from error
     executor = package.executor(threads=threads)
