@@ -5,9 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from espalier.package import Package
+
+TARGET_FIELDS = ("name", "arch", "mcpu", "isa", "features", "cores")
 
 TIERS = ("unit", "compile", "gpu", "bench")
 
@@ -39,3 +48,49 @@ def _has_cuda() -> bool:
         return False
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     return listed.returncode == 0 and "GPU" in listed.stdout
+
+
+@pytest.fixture(scope="session")
+def tiny_package() -> Package:
+    """A package compiled by hand for any x86-64: y = relu(x W), W f32[8, 4] of 0..31; next_ids = ids + 1.
+
+    x is f32 [batch, 8], ids int64 [batch, length]; batch is 1 to 8, length 1 to 64.
+    """
+    import tvm
+    from tvm import relax
+
+    from espalier.package import Package
+    from espalier.targets.parse import parse_target
+
+    batch, length = (tvm.tirx.Var(name, "int64") for name in ("batch", "length"))
+    x = relax.Var("x", relax.TensorType((batch, 8), "float32"))
+    ids = relax.Var("ids", relax.TensorType((batch, length), "int64"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x, ids], attrs={"num_input": 2}):
+        with builder.dataflow():
+            weight = relax.const(np.arange(32, dtype="float32").reshape(8, 4))
+            y = builder.emit(relax.op.nn.relu(relax.op.matmul(x, weight)))
+            next_ids = builder.emit(relax.op.add(ids, relax.const(1, "int64")))
+            result = builder.emit_output(relax.Tuple([y, next_ids]))
+        builder.emit_func_output(result)
+    cpu = parse_target("x86-64-v2")
+    compiled = tvm.compile(builder.get(), tvm.target.Target({"kind": "llvm", "mcpu": cpu.mcpu}))
+    with tempfile.TemporaryDirectory() as folder:
+        compiled.export_library(f"{folder}/mod.so")
+        module = Path(folder, "mod.so").read_bytes()
+    return Package.build(
+        module,
+        producer="a test",
+        tvm_version=tvm.__version__,
+        target={"kind": "llvm", **{name: getattr(cpu, name) for name in TARGET_FIELDS}},
+        inputs=[
+            {"name": "x", "shape": ("batch", 8), "dtype": "float32"},
+            {"name": "ids", "shape": ("batch", "length"), "dtype": "int64"},
+        ],
+        outputs=[
+            {"name": "y", "shape": ("batch", 4), "dtype": "float32"},
+            {"name": "next_ids", "shape": ("batch", "length"), "dtype": "int64"},
+        ],
+        dims={"batch": {"min": 1, "max": 8}, "length": {"min": 1, "max": 64}},
+        layers=[],
+    )
