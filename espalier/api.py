@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from espalier.targets.cpu import Cpu
 
 
+FORMATS = ("dense", "csr", "bcsr", "bitmap", "hp")
+"""What the size of a weight is told in."""
+
+
 @dataclass(frozen=True)
 class WeightReport:
     """What one weight of a linear layer is. `shape` is [N, K] of y = x W^T, whatever ONNX stores."""
@@ -64,6 +68,7 @@ def inspect(model: str | Path) -> Inspection:
         params = dict(found.structure.params())
         if found.remainder:
             params["remainder"] = found.remainder
+        exact = sizes(weight.matrix, found.structure)
         reports.append(
             WeightReport(
                 name=weight.name,
@@ -73,7 +78,7 @@ def inspect(model: str | Path) -> Inspection:
                 label=found.structure.label(),
                 params=params,
                 sparsity=float((weight.matrix == 0).mean()) if weight.matrix.size else 0.0,
-                bytes=sizes(weight.matrix, found.structure),
+                bytes={name: exact.get(name) for name in FORMATS},
             )
         )
     return Inspection(tuple(reports))

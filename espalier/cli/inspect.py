@@ -8,8 +8,6 @@ import click
 
 from espalier.cli.options import Output, common, model_argument
 
-FORMATS = ("dense", "csr", "bcsr", "bitmap", "hp")
-
 
 @click.command(short_help="Tell the sparse structure of every weight of a model.")
 @model_argument
@@ -30,11 +28,11 @@ def command(model: Path, output: Output) -> None:
             "x".join(str(length) for length in weight.shape),
             weight.label,
             f"{100 * weight.sparsity:.1f} %",
-            *("-" if weight.bytes.get(name) is None else weight.bytes[name] for name in FORMATS),
+            *("-" if weight.bytes[name] is None else weight.bytes[name] for name in api.FORMATS),
         ]
         for weight in inspection.weights
     ]
-    columns = ("weight", "shape", "structure", "sparsity", *(f"{name} bytes" for name in FORMATS))
+    columns = ("weight", "shape", "structure", "sparsity", *(f"{name} bytes" for name in api.FORMATS))
     output.show(inspection.to_dict(), lambda: output.table(columns, rows))
     if not rows:
         output.note(f"{model} has no linear layers")
