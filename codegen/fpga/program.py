@@ -1,0 +1,383 @@
+"""Builds the program of a model from its int8 operations: memory on chip, weight words, instructions, tokens.
+
+Activations stay on chip from the input to the output. Weights and parameters stream through rings of
+their memories; the tokens that `with_tokens` puts in make a load wait only for the words it overwrites, so
+loads run ahead of the array as far as the rings reach.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from espalier.codegen.fpga.tokens import check_tokens, with_tokens
+from espalier.schedules.fpga.layout import param_words
+from espalier.schedules.fpga.windows import Words, dense_words, slots_of, sparse_words, to_bytes
+from espalier.targets.fpga import isa
+from espalier.targets.fpga.geometry import Geometry
+from espalier.targets.fpga.isa import Instruction
+from espalier.targets.fpga.semantics import Activation, NormParams, Scale
+
+CONSTANTS, INPUTS, OUTPUTS = 0, 1, 2
+"""Regions of external memory."""
+_RING_SHARE = 16
+"""A ring never holds more loads than this, so that tokens stay below their limit."""
+
+
+class CapacityError(ValueError):
+    """A model that does not fit the memories of the geometry."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Activations on chip: int8 `[tokens, features]` in tiles."""
+
+    base: int
+    stride: int
+    tiles: int
+    tokens: int
+    features: int
+
+    @property
+    def words(self) -> int:
+        """Activation words."""
+        return self.tiles * self.stride
+
+
+@dataclass(frozen=True)
+class Program:
+    """A finished program and what it needs around it."""
+
+    geometry: Geometry
+    instructions: tuple[Instruction, ...]
+    constants: bytes
+    """Region 0."""
+    input_bytes: int
+    output_bytes: int
+    sections: tuple[tuple[str, int, int], ...]
+    """Operations in order: a name and the range of its instructions."""
+
+    @property
+    def stream(self) -> bytes:
+        """The instructions as the accelerator reads them."""
+        return isa.assemble(list(self.instructions))
+
+
+class _Ring:
+    """Consecutive words of a memory, from the beginning again when its end is near."""
+
+    def __init__(self, name: str, depth: int) -> None:
+        self._name, self._depth, self._next = name, depth, 0
+
+    def take(self, words: int) -> int:
+        if words > self._depth:
+            raise CapacityError(f"{words} words do not fit the {self._name} memory of {self._depth}")
+        span = max(words, -(-self._depth // _RING_SHARE))
+        if self._next + max(span, words) > self._depth:
+            self._next = 0
+        start = self._next
+        self._next += span
+        return start
+
+
+@dataclass
+class Builder:
+    """Collects the operations of one model. Each method appends one operation."""
+
+    geometry: Geometry
+    _program: list[Instruction] = field(default_factory=list)
+    _constants: bytearray = field(default_factory=bytearray)
+    _sections: list[tuple[str, int, int]] = field(default_factory=list)
+    _inputs: int = 0
+    _outputs: int = 0
+
+    def __post_init__(self) -> None:
+        self._free = [(0, self.geometry.act_depth)]
+        self._weights = _Ring("weight", self.geometry.wgt_depth)
+        self._params = _Ring("parameter", self.geometry.par_depth)
+        self._table = 0
+
+    # Memory
+
+    def tensor(self, tokens: int, features: int) -> Tensor:
+        """Room on chip. Raises CapacityError when there is none."""
+        stride = slots_of(features, self.geometry)
+        tiles = -(-tokens // self.geometry.tokens)
+        words = stride * tiles
+        for index, (low, high) in enumerate(self._free):
+            if high - low >= words:
+                self._free[index] = (low + words, high)
+                return Tensor(low, stride, tiles, tokens, features)
+        room = sum(high - low for low, high in self._free)
+        raise CapacityError(
+            f"{tokens} x {features} activations need {words} words in one piece; {room} of the "
+            f"{self.geometry.act_depth} on chip are free"
+        )
+
+    def free(self, *tensors: Tensor) -> None:
+        """Give tensors' room back; what is built later may overwrite them."""
+        spans = sorted([*self._free, *((t.base, t.base + t.words) for t in tensors)])
+        merged = [spans[0]]
+        for low, high in spans[1:]:
+            if low == merged[-1][1]:
+                merged[-1] = (merged[-1][0], high)
+            else:
+                merged.append((low, high))
+        self._free = [span for span in merged if span[1] > span[0]]
+
+    def _constant(self, data: np.ndarray) -> int:
+        """The beat of region 0 where a copy of `data` begins."""
+        beat = len(self._constants) // self.geometry.bus
+        self._constants += data.tobytes()
+        self._constants += bytes(-len(self._constants) % self.geometry.bus)
+        return beat
+
+    # Instructions
+
+    def _emit(self, name: str, **values: int) -> None:
+        self._program.append(Instruction(name, values))
+
+    def _load(self, mem: str, sram: int, dram: int, count: int, region: int = CONSTANTS) -> None:
+        self._emit(
+            "LOAD", mem=isa.names("memory")[mem], region=region, sram=sram, dram=dram, count=count, rows=1
+        )
+
+    def _load_params(self, entries: np.ndarray) -> int:
+        words = param_words(entries, self.geometry)
+        at = self._params.take(len(words))
+        self._load("PAR", at, self._constant(words), len(words))
+        return at
+
+    def _load_table(self, table: np.ndarray) -> int:
+        self._table ^= 1
+        self._load("TAB", self._table, self._constant(table.astype(np.int8)), 1)
+        return self._table
+
+    def _load_weights(self, words: Words) -> int:
+        at = self._weights.take(words.count)
+        data = to_bytes(words, self.geometry)
+        self._load("WGT" if words.sparse else "WGT_DENSE", at, self._constant(data), words.count)
+        return at
+
+    def _section(self, name: str, first: int) -> None:
+        # START is put before all of them
+        self._sections.append((name, first + 1, len(self._program) + 1))
+
+    # Operations
+
+    def input(self, tokens: int, features: int, name: str = "input") -> Tensor:
+        """A tensor read from region 1, laid out by `to_tiles`; inputs lie one after the other."""
+        first = len(self._program)
+        out = self.tensor(tokens, features)
+        self._load("ACT", out.base, self._inputs // self.geometry.bus, out.words, INPUTS)
+        self._inputs += out.words * self.geometry.word_bytes
+        self._section(name, first)
+        return out
+
+    def output(self, x: Tensor, name: str = "output") -> None:
+        """Write a tensor to region 2, after the outputs before it."""
+        first = len(self._program)
+        dram = self._outputs // self.geometry.bus
+        self._emit("STORE", mem=0, region=OUTPUTS, sram=x.base, dram=dram, count=x.words, rows=1)
+        self._outputs += x.words * self.geometry.word_bytes
+        self._section(name, first)
+
+    def linear(
+        self,
+        x: Tensor,
+        weight: np.ndarray,
+        mask: np.ndarray | None,
+        bias: np.ndarray,
+        scale: Scale,
+        activation: Activation = "NONE",
+        table: np.ndarray | None = None,
+        name: str = "linear",
+    ) -> Tensor:
+        """`semantics.linear`; `mask` bool `[N, K]` of the kept weights, or None for dense."""
+        g, first = self.geometry, len(self._program)
+        rows = len(weight)
+        out = self.tensor(x.tokens, rows)
+        entries = isa.pack_params(
+            "linear",
+            bias=np.broadcast_to(bias, rows),
+            mul=np.broadcast_to(scale.mul, rows),
+            shift=np.broadcast_to(scale.shift, rows),
+        )
+        which = 0 if table is None else self._load_table(table)
+        for row in range(0, rows, g.pes):
+            end = min(row + g.pes, rows)
+            part = weight[row:end]
+            words = dense_words(part, g) if mask is None else sparse_words(part, mask[row:end], g)
+            params = self._load_params(entries[row:end])
+            at = self._load_weights(words)
+            self._emit(
+                "LINEAR",
+                sparse=int(words.sparse),
+                activation=isa.names("activation")[activation],
+                table=which,
+                windows=words.count,
+                tiles=x.tiles,
+                weights=at,
+                input=x.base,
+                input_stride=x.stride,
+                output=out.base + row // g.banks,
+                output_stride=out.stride,
+                params=params,
+                row_end=end - row,
+            )
+        self._section(name, first)
+        return out
+
+    def attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        heads: int,
+        scale: Scale,
+        table: np.ndarray,
+        name: str = "attention",
+    ) -> Tensor:
+        """Softmax of scaled products of queries and keys, times the values, a head after the other.
+
+        `scale` (one number) brings a product to int8 scores, `table` is the exponential of SOFTMAX. A
+        feature of the result has the scale of its value feature.
+        """
+        g = self.geometry
+        size = query.features // heads
+        tokens = query.tokens
+        out = self.tensor(tokens, query.features)
+        scores = self.tensor(tokens, tokens)
+        first = len(self._program)
+        ones = np.ones(g.pes, np.int64)
+        params = self._load_params(
+            isa.pack_params("linear", bias=0 * ones, mul=scale.mul * ones, shift=scale.shift * ones)
+        )
+        zero = self._load_params(np.zeros(g.pes, np.uint64))
+        which = self._load_table(table)
+        self._section(f"{name}.params", first)
+        for head in range(heads):
+            # a head need not begin at bank 0: its first slot holds features of the head before, too
+            slot, skip = divmod(head * size, g.banks)
+            slots = slots_of(skip + size, g)
+            first = len(self._program)
+            for row in range(0, tokens, g.pes):
+                tile = row // g.tokens
+                at = self._weights.take(slots * g.passes)
+                self._emit(
+                    "TURN",
+                    kind=0,
+                    slots=slots,
+                    tiles=min(g.pes // g.tokens, key.tiles - tile),
+                    weights=at,
+                    input=key.base + tile * key.stride + slot,
+                    input_stride=key.stride,
+                    first=skip,
+                    end=skip + size,
+                )
+                self._emit(
+                    "LINEAR",
+                    windows=slots * g.passes,
+                    tiles=query.tiles,
+                    weights=at,
+                    input=query.base + slot,
+                    input_stride=query.stride,
+                    output=scores.base + row // g.banks,
+                    output_stride=scores.stride,
+                    params=params,
+                    row_end=min(g.pes, tokens - row),
+                )
+            self._section(f"{name}.scores", first)
+            first = len(self._program)
+            self._emit(
+                "SOFTMAX",
+                table=which,
+                tiles=scores.tiles,
+                count=tokens,
+                input=scores.base,
+                input_stride=scores.stride,
+                output=scores.base,
+                output_stride=scores.stride,
+            )
+            self._section(f"{name}.softmax", first)
+            first = len(self._program)
+            for row in range(0, skip + size, g.pes):
+                at = self._weights.take(value.tiles * g.tokens // g.lanes)
+                here = row // g.banks
+                self._emit(
+                    "TURN",
+                    kind=1,
+                    slots=min(g.pes // g.banks, slots - here),
+                    tiles=value.tiles,
+                    weights=at,
+                    input=value.base + slot + here,
+                    input_stride=value.stride,
+                    end=tokens,
+                )
+                self._emit(
+                    "LINEAR",
+                    token_scale=1,
+                    windows=scores.stride * g.passes,
+                    tiles=scores.tiles,
+                    weights=at,
+                    input=scores.base,
+                    input_stride=scores.stride,
+                    output=out.base + slot + here,
+                    output_stride=out.stride,
+                    params=zero,
+                    row_first=skip if row == 0 else 0,
+                    row_end=min(g.pes, skip + size - row),
+                )
+            self._section(f"{name}.context", first)
+        self.free(scores)
+        return out
+
+    def norm(
+        self, x: Tensor, residual: Tensor, params: NormParams, *, stats: bool, name: str = "norm"
+    ) -> Tensor:
+        """`semantics.norm`."""
+        first = len(self._program)
+        g = self.geometry
+        out = self.tensor(x.tokens, x.features)
+        columns = {
+            key: np.broadcast_to(getattr(params, key), x.features) for key in ("a", "b", "gamma", "beta")
+        }
+        head = np.zeros(g.params_per_word, np.uint64)
+        head[0] = params.eps
+        at = self._load_params(
+            np.concatenate([head, isa.pack_params("norm", **columns), *self._norm_tail(x)])
+        )
+        self._emit(
+            "NORM",
+            stats=int(stats),
+            shift=params.shift,
+            tiles=x.tiles,
+            count=x.features,
+            input=x.base,
+            input_stride=x.stride,
+            residual=residual.base,
+            residual_stride=residual.stride,
+            output=out.base,
+            output_stride=out.stride,
+            params=at,
+        )
+        self._section(name, first)
+        return out
+
+    def _norm_tail(self, x: Tensor) -> list[np.ndarray]:
+        """Entries for the unused banks of the last slot, which NORM reads as well."""
+        return [np.zeros(-x.features % self.geometry.banks, np.uint64)]
+
+    def finish(self) -> Program:
+        """The program, its tokens proved."""
+        program = with_tokens(self._program, self.geometry)
+        check_tokens(program, self.geometry)
+        return Program(
+            self.geometry,
+            tuple(program),
+            bytes(self._constants),
+            self._inputs,
+            self._outputs,
+            tuple(self._sections),
+        )

@@ -1,0 +1,1 @@
+"""Sources of the FPGA accelerator and its simulators; here as package data, not as Python."""

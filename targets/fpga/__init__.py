@@ -1,0 +1,1 @@
+"""The FPGA accelerator: its instruction set, geometry, simulators, boards and latency."""

@@ -1,0 +1,20 @@
+"""The functional simulator against numpy, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fpga_cases import BASE, SMALL, encoder_case, random_case
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("geometry", [SMALL, BASE], ids=lambda g: g.label)
+@pytest.mark.parametrize("seed", range(8))
+def test_random_encoder_layers_equal_numpy(geometry, seed):
+    random_case(seed, geometry).run("functional")
+
+
+def test_tinybert_sized_layer_equals_numpy():
+    case = encoder_case(np.random.default_rng(0), BASE, 64, 312, 600, 12)
+    assert case.run("functional").counters["windows"] > 10_000

@@ -1,0 +1,104 @@
+"""Weight words give the matrix back, whatever its mask, and HP takes no word more than it must."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espalier.schedules.fpga.layout import from_tiles, param_words, to_tiles
+from espalier.schedules.fpga.windows import dense_words, sparse_words, to_bytes
+from espalier.targets.fpga.geometry import Geometry
+
+pytestmark = pytest.mark.unit
+G = Geometry(16, 4, 8, 8, 4, 16, 8, 4096, 512, 256, 32)
+
+
+def unpack(words, geometry, rows, k):
+    """The matrix that the array would multiply with."""
+    out = np.zeros((geometry.pes, 65536), np.int64)
+    for word in range(words.count):
+        for row in range(geometry.pes):
+            banks = np.flatnonzero(words.masks[word, row])
+            assert len(banks) <= geometry.lanes
+            for lane, bank in enumerate(banks):
+                out[row, words.slots[word, bank] * geometry.banks + bank] += words.values[word, row, lane]
+    assert not out[rows:].any() and not out[:, k:].any()
+    return out[:rows, :k]
+
+
+@given(st.integers(1, 16), st.integers(1, 70), st.floats(0, 1), st.integers(0, 2**32))
+def test_any_mask_round_trips(rows, k, density, seed):
+    rng = np.random.default_rng(seed)
+    weight = rng.integers(-128, 128, (rows, k)).astype(np.int8)
+    mask = rng.random((rows, k)) < density
+    words = sparse_words(weight, mask, G)
+    np.testing.assert_array_equal(unpack(words, G, rows, k), np.where(mask, weight, 0))
+
+
+def bank_balanced(rng, rows, k, keep, n, banks):
+    """An HP mask: `keep` columns of every bank; a row keeps n of each window."""
+    mask = np.zeros((rows, k), bool)
+    columns = np.stack([rng.permutation(k // banks)[:keep] * banks + b for b in range(banks)], 1)
+    columns = np.sort(columns, 0)
+    for row in range(rows):
+        for window in columns:
+            mask[row, rng.permutation(window)[:n]] = True
+    return mask
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**32))
+def test_bank_balanced_hp_takes_one_word_for_every_lanes_weights(keep, n, seed):
+    rng = np.random.default_rng(seed)
+    mask = bank_balanced(rng, 16, 64, keep, n, 8)
+    words = sparse_words(np.ones((16, 64), np.int8), mask, G)
+    assert words.count == keep * -(-n // 4)
+    assert n != 4 or (words.masks.sum(-1) == 4).all()
+
+
+def test_dense_words_hold_lanes_of_consecutive_columns():
+    weight = np.arange(2 * 20, dtype=np.int8).reshape(2, 20)
+    words = dense_words(weight, G)
+    assert words.count == 6 and not words.sparse
+    np.testing.assert_array_equal(words.values[1, 1], weight[1, 4:8])
+    assert not words.values[:, 2:].any() and not words.values[5].any()
+
+
+def test_bytes_are_the_formula_plus_padding():
+    rng = np.random.default_rng(0)
+    words = sparse_words(np.ones((16, 64), np.int8), bank_balanced(rng, 16, 64, 4, 4, 8), G)
+    data = to_bytes(words, G)
+    # 4 windows of 16 x 4 values, 16 masks of 8 bits, 8 slots of a byte; 88 bytes take 6 beats of 16
+    assert data.shape == (4, 96) and not data[:, 88:].any()
+    assert list(data[0, 80:88]) == list(words.slots[0])
+    assert data[0, 64] == int((words.masks[0, 0] * (1 << np.arange(8))).sum())
+
+
+def test_wide_slots_are_two_bytes():
+    g = Geometry(16, 4, 8, 8, 4, 16, 16, 4096, 512, 256, 32)
+    weight = np.ones((1, 4096), np.int8)
+    mask = np.zeros((1, 4096), bool)
+    mask[0, 4095] = True
+    with pytest.raises(ValueError, match="need 512 slots; slot_bits 8 hold 256"):
+        sparse_words(weight, mask, G)
+    words = sparse_words(weight, mask, g)
+    assert words.count == 1 and list(to_bytes(words, g)[0, 94:96]) == [511 & 255, 511 >> 8]
+
+
+def test_too_many_rows_are_refused():
+    for pack in (lambda w: dense_words(w, G), lambda w: sparse_words(w, w > 0, G)):
+        with pytest.raises(ValueError, match="a block of 17 rows"):
+            pack(np.ones((17, 8), np.int8))
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_tiles_round_trip(tokens, features):
+    x = np.arange(tokens * features).astype(np.int8).reshape(tokens, features)
+    tiles = to_tiles(x, G)
+    np.testing.assert_array_equal(from_tiles(tiles, tokens, features), x)
+    assert tiles[(tokens - 1) // 8, (features - 1) // 8, (features - 1) % 8, (tokens - 1) % 8] == x[-1, -1]
+
+
+def test_param_words_are_padded():
+    assert param_words(np.arange(5, dtype=np.uint64), G).tolist() == [[0, 1, 2, 3], [4, 0, 0, 0]]
