@@ -59,14 +59,15 @@ def interleave(
     """Time each of `runs` up to `repeat` times, one sample each a round, the first of a round changing.
 
     A contestant that would take more than `budget_s` seconds is sampled only every n-th round (at least three
-    times), spread over the whole run. Every contestant is called twice before the first round and, where that
-    is cheap, once before each sample, so that it does not pay for the caches that the one before it filled.
+    times), spread over the whole run. Every contestant is called before the first round and, where that is
+    cheap, once before each sample, so that it does not pay for the caches that the one before it filled.
     """
     names = list(runs)
     calls, strides, cheap = {}, {}, {}
     for name in names:
-        runs[name]()
-        once = max(_sample(runs[name], 1, clock), 1e-7)
+        once = _sample(runs[name], 1, clock)
+        if once < WARM_LIMIT_S * 10:
+            once = max(_sample(runs[name], 1, clock), 1e-7)
         calls[name] = max(1, math.ceil(SAMPLE_S / once))
         cheap[name] = once < WARM_LIMIT_S
         cost = once * (calls[name] + cheap[name])
@@ -99,7 +100,6 @@ def _sample(run: Callable[[], object], calls: int, clock: Callable[[], float]) -
 def _no_collection() -> Iterator[None]:
     """Keep Python's garbage collector out of the samples."""
     was_on = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -18,6 +18,7 @@ from espalier.cli.options import Session, version_option
 from espalier.errors import EspalierError, StoppedError, UsageError, unknown
 
 VERBS = {
+    "demo": "espalier.cli.demo",
     "inspect": "espalier.cli.inspect",
     "compile": "espalier.cli.compile",
     "run": "espalier.cli.run",

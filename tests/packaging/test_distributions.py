@@ -22,21 +22,20 @@ for module in pkgutil.walk_packages(espalier.__path__, "espalier."):
 """
 
 RUN_WITHOUT_A_COMPILER = """
-import sys, numpy as np
+import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("tvm", "onnx", "onnxruntime", "torch", "click", "matplotlib"):
             raise ImportError(f"a device has no {name}")
 sys.meta_path.insert(0, Refuse())
 from espalier.package import Package
-package = Package.load(sys.argv[1])
-inputs = dict(np.load(sys.argv[2]))
-outputs = package.executor().run(inputs)
-assert all(np.isfinite(array).all() for array in outputs.values())
+from espalier.demo import data
+images, labels = data.test_set()
+outputs = Package.load(sys.argv[1]).run({data.INPUT: images})
+assert (outputs[data.OUTPUT].argmax(1) == labels).mean() > 0.9
 imported = [name for name in sys.modules if name.startswith("espalier.")]
 rooms = {name.split(".")[1] for name in imported}
 assert not rooms & {"passes", "schedules", "codegen", "compiler", "pruning"}, rooms
-print(len(outputs))
 """
 
 
@@ -94,7 +93,7 @@ def test_the_demo_runs_away_from_the_tree(demo):
 
 
 def test_a_package_runs_where_there_is_no_compiler(installed, demo):
-    done = installed.python(RUN_WITHOUT_A_COMPILER, str(demo / "model.tar"), str(demo / "images.npz"))
+    done = installed.python(RUN_WITHOUT_A_COMPILER, str(demo / "model.tar"))
     assert done.returncode == 0, done.stderr
 
 

@@ -23,7 +23,7 @@ def load(model: Path, inputs: Arrays, threads: int) -> Run:
         raise Declined(error.message) from error
     values = {name: weight.array for name, weight in imported.weights.items()}
     bound = relax.transform.BindParams("main", values)(imported.mod)
-    executable = tvm.compile(bound, target={"kind": "llvm", "mcpu": host().mcpu})
+    executable = tvm.compile(bound, target=tvm.target.Target({"kind": "llvm", "mcpu": host().mcpu}))
     set_threads(threads)
     machine = relax.VirtualMachine(executable, tvm.cpu())
     main = machine["main"]
