@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from espalier.errors import DataError
 from espalier.runtime.inputs import check_inputs
 from espalier.runtime.library import ffi
 from espalier.runtime.signature import Signature
@@ -95,4 +96,10 @@ def _load(module: bytes) -> Any:
     with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
         path = Path(folder) / "mod.so"
         path.write_bytes(module)
-        return ffi().load_module(str(path))
+        library = ffi()
+        try:
+            return library.load_module(str(path))
+        except RuntimeError as error:
+            raise DataError(
+                f"mod.so cannot be loaded: {error}", hint="compile the model again on this machine"
+            ) from None

@@ -65,9 +65,13 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code."""
     session = Session()
     try:
-        espalier.main(list(arguments), prog_name="espalier", standalone_mode=False, obj=session)
+        # click's own main() has other exit codes for an interruption and for a closed pipe
+        with espalier.make_context("espalier", list(arguments), obj=session) as context:
+            espalier.invoke(context)
         sys.stdout.flush()
         return 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except EspalierError as error:
         failure = error
     except click.exceptions.NoArgsIsHelpError as error:
