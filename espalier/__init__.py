@@ -17,6 +17,10 @@ __all__ = ["EspalierError", "Package", "compile", "inspect"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tvm-espalier")
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'espalier' has no attribute {name!r}")

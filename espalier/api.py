@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from espalier.targets.cpu import Cpu
 
 
+DTYPES = ("float32",)
+"""Data types that kernels can be compiled for."""
+
 FORMATS = ("dense", "csr", "bcsr", "bitmap", "hp")
 """What the size of a weight is told in."""
 
@@ -121,4 +124,22 @@ def compile_model(
 
     Raises ModelError for a model that cannot be read, UsageError for an option that does not fit it.
     """
-    raise NotImplementedError
+    from espalier.compiler import compile_onnx
+    from espalier.targets.host import host
+    from espalier.targets.parse import parse_target
+
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} cannot be compiled", hint=unknown("dtype", dtype, DTYPES))
+    cpu = host() if target is None else parse_target(target) if isinstance(target, str) else target
+    return compile_onnx(
+        Path(model),
+        cpu,
+        input_shapes=input_shapes,
+        max_shape=max_shape,
+        threads=threads or cpu.cores,
+        dump_code=dump_code,
+        pass_config=pass_config or {},
+        disabled_pass=disabled_pass,
+        print_ir_before=print_ir_before,
+        print_ir_after=print_ir_after,
+    )

@@ -16,8 +16,6 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from espalier.package import Package
 
-TARGET_FIELDS = ("name", "arch", "mcpu", "isa", "features", "cores")
-
 TIERS = ("unit", "compile", "gpu", "bench")
 
 # Two workers on two cores: a kernel's own threads would only fight the other worker.
@@ -60,6 +58,7 @@ def tiny_package() -> Package:
     from tvm import relax
 
     from espalier.package import Package
+    from espalier.package.metadata import target_info
     from espalier.targets.parse import parse_target
 
     batch, length = (tvm.tirx.Var(name, "int64") for name in ("batch", "length"))
@@ -82,7 +81,7 @@ def tiny_package() -> Package:
         module,
         producer="a test",
         tvm_version=tvm.__version__,
-        target={"kind": "llvm", **{name: getattr(cpu, name) for name in TARGET_FIELDS}},
+        target=target_info(cpu),
         inputs=[
             {"name": "x", "shape": ("batch", 8), "dtype": "float32"},
             {"name": "ids", "shape": ("batch", "length"), "dtype": "int64"},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from espalier.api import DTYPES
 from espalier.cli.options import (
     FILE,
     Choice,
@@ -57,7 +58,7 @@ def _pass_config(_ctx: click.Context, parameter: click.Parameter, values: tuple[
 @target_option
 @input_shapes_option
 @max_shape_option
-@click.option("--dtype", type=Choice("float32"), default="float32", help="Data type of the kernels.")
+@click.option("--dtype", type=Choice(*DTYPES), default=DTYPES[0], help="Data type of the kernels.")
 @threads_option
 @click.option("--explain", is_flag=True, help="Print what was chosen for each linear layer, and why.")
 @click.option("--dump-code", type=Names(*DUMPS), default=(), help="Also write PKG.KIND beside the package.")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from espalier.errors import DataError
 from espalier.runtime.signature import Signature, Tensor
+
+if TYPE_CHECKING:
+    from espalier.targets.cpu import Cpu
 
 FORMAT_VERSION = 1
 REPACK = "compile the model again with this version of Espalier"
@@ -50,6 +53,12 @@ class TargetInfo(Part):
     features: tuple[Name, ...]
     """Instructions that the machine must have, as /proc/cpuinfo names them."""
     cores: Annotated[int, Field(ge=1)]
+
+
+def target_info(cpu: Cpu) -> TargetInfo:
+    """What a package says of the CPU it is compiled for."""
+    fields = {name: getattr(cpu, name) for name in TargetInfo.model_fields if name != "kind"}
+    return TargetInfo(kind="llvm", **fields)
 
 
 class TensorInfo(Part):
