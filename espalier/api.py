@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from espalier.errors import UsageError, unknown
+
 if TYPE_CHECKING:
     from espalier.package import Package
     from espalier.targets.cpu import Cpu
