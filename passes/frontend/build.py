@@ -1,7 +1,7 @@
 """The builder: converters say plain operators, it folds, keeps sizes symbolic, and records the rest.
 
-Constants fold in numpy, integers that depend only on dimensions and positions stay formulas (`Sizes`, `Index`),
-a broadcast waits until an operator needs it, and operators that do nothing vanish.
+Constants fold in numpy, integers that depend only on dimensions and positions stay formulas (`Sizes`,
+`Index`), a broadcast waits until an operator needs it, and operators that do nothing vanish.
 """
 
 from __future__ import annotations

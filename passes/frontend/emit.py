@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from espalier.passes.frontend import size as sz
+from espalier.passes.frontend.plain import OPS
 from espalier.passes.frontend.size import Dim
 from espalier.passes.frontend.values import Constant, Plain, Shape, Tensor
 
@@ -21,7 +22,7 @@ INLINE_ELEMENTS = 16  # longer constants become parameters
 
 @dataclass(frozen=True)
 class Weight:
-    """A named parameter: the ONNX initializer its bytes come from, the nodes that read it, and its numbers."""
+    """A named parameter: the ONNX initializer its bytes come from, the nodes that read it, its numbers."""
 
     name: str
     nodes: tuple[str, ...]
@@ -236,51 +237,7 @@ def _slice(e: _Emitter, tensor: Tensor, args: list[Any], attrs: dict[str, Any]) 
 
 
 CALLS: dict[str, Emit] = {
-    **{
-        name: _direct(name)
-        for name in [
-            "abs",
-            "negative",
-            "exp",
-            "log",
-            "sqrt",
-            "rsqrt",
-            "erf",
-            "tanh",
-            "sigmoid",
-            "sin",
-            "cos",
-            "floor",
-            "ceil",
-            "round",
-            "sign",
-            "bitwise_not",
-            "add",
-            "subtract",
-            "multiply",
-            "divide",
-            "floor_divide",
-            "floor_mod",
-            "power",
-            "minimum",
-            "maximum",
-            "bitwise_and",
-            "bitwise_or",
-            "bitwise_xor",
-            "isnan",
-            "isinf",
-            "logical_not",
-            "logical_and",
-            "logical_or",
-            "logical_xor",
-            "equal",
-            "less",
-            "less_equal",
-            "greater",
-            "greater_equal",
-            "where",
-        ]
-    },
+    **{name: _direct(name) for name, op in OPS.items() if op.elementwise},
     **{name: _nn(name) for name in ("relu", "gelu", "gelu_tanh", "silu")},
     "cast": lambda e, t, a, k: e.relax.op.astype(a[0], k["dtype"]),
     "reshape": lambda e, t, a, k: e.relax.op.reshape(a[0], e.relax.ShapeExpr(k["shape"])),

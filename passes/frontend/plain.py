@@ -1,7 +1,7 @@
 """The plain operators: for each one how its shape follows and what it computes in numpy.
 
-A plain operator is what one Relax operator says (emit.py maps them one to one). The numpy side folds constants
-and lets the tests run a converted graph without a compiler.
+A plain operator is what one Relax operator says (emit.py maps them one to one). The numpy side folds
+constants and lets the tests run a converted graph without a compiler.
 """
 
 from __future__ import annotations

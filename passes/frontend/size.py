@@ -1,7 +1,7 @@
 """Symbolic integers: polynomials over named dimensions, positions and a few integer functions.
 
-A value is a Python int whenever it is constant, else a `Size` in canonical form, so `==` decides equality of all
-expressions that a polynomial can say. Named dimensions are at least 1, positions (`Iota`) at least 0; the
+A value is a Python int whenever it is constant, else a `Size` in canonical form, so `==` decides equality of
+all expressions that a polynomial can say. Named dimensions are at least 1, positions (`Iota`) at least 0; the
 undecidable rest stays symbolic.
 """
 
@@ -295,8 +295,8 @@ def at_least(value: Dim, bound: int) -> bool:
 def lower(value: Dim) -> int | None:
     """A proven lower bound.
 
-    Each position takes the end of its range that makes the value least, each dimension d becomes 1 + t with t >= 0;
-    when no term of what remains is negative, its constant is the bound.
+    Each position takes the end of its range that makes the value least, each dimension d becomes 1 + t with
+    t >= 0; when no term of what remains is negative, its constant is the bound.
     """
     if not isinstance(value, Size):
         return int(value)

@@ -38,16 +38,15 @@ def convert(model: onnx.ModelProto, shapes: Shapes | None = None) -> Plain:
             other = sz.name_of(value)
             if other is not None and order.get(other, 0) > order.get(name, 0):
                 name, value = other, sz.symbol(name)
-            names[name] = value
-            names = {key: sz.replace(old, lambda atom: _lookup(names, atom)) for key, old in names.items()}
+            names = {key: _renamed(old, name, value) for key, old in names.items()} | {name: value}
     raise ModelError(
         f"the dimensions of the inputs depend on each other in more than {MAX_RESTARTS} ways",
         hint="fix them with --input-shapes",
     )
 
 
-def _lookup(names: Mapping[str, Dim], atom: sz.Atom) -> Dim:
-    return names.get(atom.name, sz.of(atom)) if isinstance(atom, sz.Symbol) else sz.of(atom)
+def _renamed(old: Dim, name: str, value: Dim) -> Dim:
+    return sz.replace(old, lambda atom: value if atom == sz.Symbol(name) else sz.of(atom))
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
