@@ -66,7 +66,7 @@ def import_model(
 ) -> Imported:
     """The model as a Relax module.
 
-    `shapes` fixes the dimensions of inputs; all others stay symbolic. `max_shapes` bounds them, by input name.
+    `shapes` fixes dimensions of inputs; all others stay symbolic. `max_shapes` bounds them, by input name.
     Raises ModelError for a model that cannot be converted, UsageError for shapes that contradict it.
     """
     plain = convert(model, shapes)

@@ -63,6 +63,10 @@ def fill_one(build: Builder, shape: Shape, target: Sequence[Dim]) -> list[Dim]:
             sz.product(shape),
             sz.product(n for axis, n in enumerate(target) if axis not in unknown),
         )
+        if sz.divide_exact(total, known) is None:
+            for have, want in zip(shape, target, strict=False):
+                if have != want and sz.name_of(have) and (name := sz.name_of(want)):
+                    raise EqualDims(name, have)
         result[unknown[0]] = sz.floordiv(total, known)
     return result
 

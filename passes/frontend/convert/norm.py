@@ -22,7 +22,7 @@ def layer_normalization(
     return [layer_norm(build, x, scale, bias, axis, node.get("epsilon", 1e-5))]
 
 
-@converts("SimplifiedLayerNormalization", inputs=(2, 2))
+@converts("SimplifiedLayerNormalization", domain=MICROSOFT, inputs=(2, 2))
 @converts("RMSNormalization", since=23, inputs=(2, 2))
 def rms_normalization(build: Builder, node: Node, x: Value, scale: Value) -> list[Value]:
     (axis,) = axes_of([node.get("axis", -1)], len(x.shape))
