@@ -1,9 +1,9 @@
 """Fuse self-attention: from the split into heads to the merge of heads becomes one operator.
 
-Handled: `merge(softmax(scale * split(q) @ split(k)^T [+ mask]) @ split(v))` over [batch, heads, sequence, width]
-with the scale anywhere on the way, the mask added or selected by `where`, and the `where(isnan(..), 0, ..)` that
-torch puts behind the softmax. Keys and queries have one length (no cross-attention, no cache); all heads have
-their own keys and values.
+Handled: `merge(softmax(scale * split(q) @ split(k)^T [+ mask]) @ split(v))` over [batch, heads, sequence,
+width] with the scale anywhere on the way, the mask added or selected by `where`, and the
+`where(isnan(..), 0, ..)` that torch puts behind the softmax. Keys and queries have one length (no cross-attention, no cache); all heads
+have their own keys and values.
 """
 
 from __future__ import annotations
@@ -110,9 +110,10 @@ def _heads(value: relax.Expr, order: list[int], scope: Scope) -> _Heads | None:
     """A value as heads: [B, S, H * D] reshaped to [B, S, H, D], then its axes in `order`, scaled anywhere."""
     scale, value = _scaled(value, scope)
     axes = [0, 1, 2, 3]
-    while (permute := scope.call(value, "permute_dims")) is not None:
-        axes = [_axes(permute)[axis] for axis in axes]
-        inner, value = _scaled(permute.args[0], scope)
+    while (permuted := _permuted(value, scope)) is not None:
+        order_of, value = permuted
+        axes = [order_of[axis] for axis in axes]
+        inner, value = _scaled(value, scope)
         scale *= inner
     split = scope.call(value, "reshape")
     if split is None or axes != order or len(dims(value)) != 4:
@@ -124,6 +125,23 @@ def _heads(value: relax.Expr, order: list[int], scope: Scope) -> _Heads | None:
     if not same_dims(dims(source), [batch, length, heads * width]):
         return None
     return _Heads(source, batch, length, heads, width, scale * inner)
+
+
+def _permuted(value: relax.Expr, scope: Scope) -> tuple[list[int], relax.Expr] | None:
+    """(axes, source) of a permutation of four axes, also with the first two merged meanwhile."""
+    permute = scope.call(value, "permute_dims")
+    if permute is not None and len(dims(value)) == 4:
+        return _axes(permute), permute.args[0]
+    apart = scope.call(value, "reshape")
+    swap = scope.call(apart.args[0], "permute_dims") if apart is not None else None
+    merged = scope.call(swap.args[0], "reshape") if swap is not None else None
+    if merged is None or len(dims(swap)) != 3 or _axes(swap) != [0, 2, 1]:
+        return None
+    source = merged.args[0]
+    shape = dims(source)
+    if len(shape) == 4 and same_dims([*shape[:2], shape[3], shape[2]], dims(value)):
+        return [0, 1, 3, 2], source
+    return None
 
 
 def _through_nan_guard(value: relax.Expr, scope: Scope) -> tuple[relax.Expr, bool]:

@@ -1,7 +1,7 @@
 """Fuse linear layers: a product with a weight, its bias, its activation and the residual that is added to it.
 
-Handled: float32 `matmul(x, w)` with a two-dimensional parameter on the right. Whatever follows is taken in while
-nothing else reads the value before it.
+Handled: float32 `matmul(x, w)` with a two-dimensional parameter on the right. Whatever follows is taken in
+while nothing else reads the value before it.
 """
 
 from __future__ import annotations

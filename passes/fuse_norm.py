@@ -1,4 +1,4 @@
-"""Fuse layer normalisation, Relax's own operator or the mean / subtract / square / divide chain of older opsets.
+"""Fuse layer normalisation: Relax's own operator, or the chain from mean to divide of older opsets.
 
 Handled: normalisation of the last axis with a gain and a bias of that length.
 """

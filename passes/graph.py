@@ -1,7 +1,7 @@
 """Reading and rewriting the one dataflow block of a module's `main`.
 
-The importer gives `main` as one dataflow block in A-normal form: a list of (variable, value) pairs. A pattern is
-found by walking from a use to its definition.
+The importer gives `main` as one dataflow block in A-normal form: a list of (variable, value) pairs. A pattern
+is found by walking from a use to its definition.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def scalar(expr: relax.Expr) -> float | None:
 
 
 def is_number(expr: relax.Expr, number: float) -> bool:
-    """Whether an expression is a constant of one element that equals `number` (to 1e-3: float16 constants)."""
+    """Whether an expression is a constant of one element that equals `number` (to 1e-3, for float16)."""
     held = scalar(expr)
     return held is not None and abs(held - number) <= 1e-3 * abs(number)
 

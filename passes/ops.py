@@ -1,8 +1,8 @@
 """The Relax operators of a Transformer that Espalier has kernels for.
 
 Each exists in two layouts: "tokens", the tensors as the model has them (features last), and "tiles", the
-feature-major form `[ceil(tokens / 16), features, 16]` that the kernels keep between layers. In the tokens layout
-each legalises to plain Relax, which states what it means.
+feature-major form `[ceil(tokens / 16), features, 16]` that the kernels keep between layers. In the tokens
+layout each legalises to plain Relax, which states what it means.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def attention(
 ) -> relax.Call:
     """Self-attention of all heads: `softmax(scale * Q K^T + mask) V`.
 
-    query, key: [B, S, heads * D], value and result: [B, S, heads * Dv], mask: [B|1, heads|1, S|1, S] f32 added
-    or bool kept, size: (B, S). With `nan_to_zero` a query whose every key is masked out gets zeros.
+    query, key: [B, S, heads * D], value and result: [B, S, heads * Dv], mask: [B|1, heads|1, S|1, S], f32 to
+    add or bool to keep, size: (B, S). With `nan_to_zero` a query whose every key is masked out gets zeros.
     """
     args = [query, key, value, *([] if mask is None else [mask]), size]
     return _call(

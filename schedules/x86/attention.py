@@ -69,8 +69,8 @@ class AttentionWork:
 def attention(work: AttentionWork, cpu: Cpu, name: str) -> PrimFunc:
     """The function.
 
-    Parameters: query, key, value f32 [T, channels, 16], [mask], y f32 [T, heads * value_dim, 16], and the
-    int64 numbers batch and sequence, with T = ceil(batch * sequence / 16).
+    Parameters: query, key, value f32 [T, channels, 16], [mask], the int64 numbers batch and sequence, and
+    y f32 [T, heads * value_dim, 16], with T = ceil(batch * sequence / 16).
     """
     from espalier.schedules.x86 import vmath
 
@@ -79,9 +79,9 @@ def attention(work: AttentionWork, cpu: Cpu, name: str) -> PrimFunc:
     parameters = [
         *(f"{x}: T.handle" for x in "qkv"),
         *mask,
-        "y: T.handle",
         "batch: T.int64",
         "sequence: T.int64",
+        "y: T.handle",
     ]
     return prim_func(name, parameters, text.body(), {"exp": vmath.exp_nonpositive})
 

@@ -117,11 +117,16 @@ def attention(
     heads: int,
     style: str,
 ) -> relax.Expr:
-    """Self-attention as an exporter writes it. style: "divided", "scaled-both", "guarded" or "transposed-twice"."""
+    """Self-attention as an exporter writes it, in one of several styles."""
     batch, length, width = query.ty.shape.values
     head = int(width) // heads
     q = split_heads(emit, query, heads, [0, 2, 1, 3])
-    if style == "transposed-twice":
+    if style == "merged-meanwhile":
+        k = split_heads(emit, key, heads, [0, 2, 1, 3])
+        k = emit(relax.op.reshape(k, [batch * heads, length, head]))
+        k = emit(relax.op.permute_dims(k, [0, 2, 1]))
+        k = emit(relax.op.reshape(k, [batch, heads, head, length]))
+    elif style == "transposed-twice":
         k = emit(relax.op.permute_dims(split_heads(emit, key, heads, [0, 2, 1, 3]), [0, 1, 3, 2]))
     else:
         k = split_heads(emit, key, heads, [0, 2, 3, 1])

@@ -152,6 +152,7 @@ def test_a_product_of_two_inputs_is_no_layer() -> None:
         ("scaled-both", ["s", "s"]),
         ("guarded", [1, 1, "s", "s"]),
         ("transposed-twice", None),
+        ("merged-meanwhile", None),
     ],
 )
 def test_attention_becomes_one_operator(style, mask) -> None:

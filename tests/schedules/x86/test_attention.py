@@ -106,7 +106,7 @@ def _check(library: tvm.runtime.Executable, name: str, batch: int, sequence: int
     mask = _mask(work.mask, batch, work.heads, sequence, rng) if work.mask else None
     y = tvm.runtime.tensor(np.zeros(((m + 15) // 16, work.heads * work.value_dim, 16), np.float32))
     arrays = [_tiles(part) for part in parts] + ([mask] if mask is not None else [])
-    library[name](*(tvm.runtime.tensor(a) for a in arrays), y, batch, sequence)
+    library[name](*(tvm.runtime.tensor(a) for a in arrays), batch, sequence, y)
     np.testing.assert_allclose(
         _tokens(y.numpy(), m), _exact(work, parts, mask, batch, sequence), rtol=1e-5, atol=3e-6
     )
@@ -133,7 +133,7 @@ def test_nan_stays_in_its_query_and_batch(library: tvm.runtime.Executable) -> No
     parts = [rng.standard_normal((batch * sequence, 16)).astype(np.float32) for _ in range(3)]
     parts[0][sequence + 4, 3] = np.nan
     y = tvm.runtime.tensor(np.zeros((4, 16, 16), np.float32))
-    library["plain"](*(tvm.runtime.tensor(_tiles(part)) for part in parts), y, batch, sequence)
+    library["plain"](*(tvm.runtime.tensor(_tiles(part)) for part in parts), batch, sequence, y)
     bad = np.isnan(_tokens(y.numpy(), batch * sequence))
     assert bad[sequence + 4, :8].all()
     assert bad.sum() == 8

@@ -1,0 +1,44 @@
+"""The one list of passes, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm
+from tvm import relax
+
+from espalier.passes import (
+    bind,
+    choose,
+    detect,
+    fuse_activation,
+    fuse_attention,
+    fuse_linear,
+    fuse_norm,
+    layout,
+    lower,
+)
+from espalier.passes.state import Pass, State
+
+
+def _on_mod(run: Callable[[tvm.IRModule], tvm.IRModule]) -> Callable[[State], State]:
+    return lambda state: state.with_mod(run(state.mod))
+
+
+def _layouts(state: State) -> State:
+    chosen = {name: layer.kernel.work.layout for name, layer in state.layers.items()}
+    return state.with_mod(layout.run(state.mod, chosen))
+
+
+PASSES = (
+    Pass("clean", _on_mod(relax.transform.EliminateCommonSubexpr())),
+    Pass("fuse-activation", _on_mod(fuse_activation.run)),
+    Pass("fuse-norm", _on_mod(fuse_norm.run)),
+    Pass("fuse-attention", _on_mod(fuse_attention.run)),
+    Pass("fuse-linear", lambda state: state.with_mod(fuse_linear.run(state.mod, state.weights))),
+    Pass("detect", detect.run, required=True),
+    Pass("choose", choose.run, required=True),
+    Pass("layout", _layouts),
+    Pass("lower", lower.run, required=True),
+    Pass("bind", bind.run, required=True),
+)

@@ -1,0 +1,58 @@
+"""What the passes hand on from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tvm
+
+    from espalier.passes.frontend import Weight
+    from espalier.schedules import LinearKernel
+    from espalier.sparsity import Detection, Packed
+    from espalier.targets.cpu import Cpu
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer and what was decided for it."""
+
+    name: str
+    weight: str
+    """The parameter of `main` that holds its weight."""
+    structure: str
+    kernel: LinearKernel
+    candidates: Mapping[str, float]
+    """Kernel to milliseconds."""
+    how: str
+    """Where the times come from: "predicted" or "measured"."""
+    tokens: int
+    """The number of tokens that the choice was made for."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A module under compilation with the facts found so far."""
+
+    mod: tvm.IRModule
+    weights: Mapping[str, Weight]
+    """Parameter of `main` to its constant."""
+    cpu: Cpu
+    threads: int
+    packed: Mapping[str, tuple[Detection, Packed]] = field(default_factory=dict)
+    """Weight of a linear layer (parameter) to its structure and packed form."""
+    layers: Mapping[str, Layer] = field(default_factory=dict)
+
+    def with_mod(self, mod: tvm.IRModule) -> State:
+        return replace(self, mod=mod)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A named step. A required one cannot be left out: what follows relies on it."""
+
+    name: str
+    run: Callable[[State], State]
+    required: bool = False
