@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from espalier.errors import UsageError
 from espalier.shapes import format_shape
 
 if TYPE_CHECKING:
+    from espalier.package.metadata import LayerInfo
     from espalier.runtime.executor import CallTime
     from espalier.runtime.inputs import FillMode
 
@@ -43,7 +45,7 @@ SUMMARY = ("mean", "median", "max", "min", "std")
 @click.option(
     "--number", type=Count(1, 10**9), default=1, help="Runs whose mean is one measured time. Default: 1."
 )
-@click.option("--profile", is_flag=True, help="Print the time of every kernel of one run.")
+@click.option("--profile", is_flag=True, help="Print a table by layer of one run's times.")
 @click.option("--device", type=Choice("cpu"), default="cpu", help="Where to run. Default: cpu.")
 @threads_option
 @common
@@ -93,14 +95,14 @@ def command(
         "time_ms": times,
     }
     if profile:
-        result["profile"] = [{"kernel": call.kernel, "ms": call.milliseconds} for call in calls]
+        result["profile"] = _profile(calls, loaded.metadata.layers)
 
     def text() -> None:
         rows = [[name, format_shape(array.shape), array.dtype.name] for name, array in outputs.items()]
         output.table(("output", "shape", "dtype"), rows)
         if profile:
             click.echo()
-            _print_profile(calls, output)
+            _print_profile(result["profile"], output)
         if print_time:
             click.echo("\nExecution time summary:")
             click.echo("".join(f"{f'{name} (ms)':^13}" for name in SUMMARY))
@@ -109,14 +111,24 @@ def command(
     output.show(result, text)
 
 
-def _print_profile(calls: list[CallTime], output: Output) -> None:
-    """One row a kernel, the slowest first; a kernel that several layers share is one row."""
-    total = sum(call.milliseconds for call in calls)
-    by_kernel: dict[str, list[float]] = {}
+def _profile(calls: Sequence[CallTime], layers: Sequence[LayerInfo]) -> list[dict[str, Any]]:
+    """Every kernel of the run in the order of the calls, with the name of its linear layer where it is one's.
+
+    Layers are listed in the order in which they are called, and a kernel's function is named after it.
+    """
+    waiting = list(layers)
+    rows = []
     for call in calls:
-        by_kernel.setdefault(call.kernel, []).append(call.milliseconds)
-    rows = [
-        [kernel, len(times), sum(times), f"{100 * sum(times) / total:.1f} %"]
-        for kernel, times in sorted(by_kernel.items(), key=lambda item: -sum(item[1]))
+        function = waiting[0].kernel.replace("-", "_") if waiting else ""
+        named = bool(waiting) and call.kernel.rpartition("_")[0] == function
+        layer = waiting.pop(0).name if named else None
+        rows.append({"layer": layer, "kernel": call.kernel, "ms": call.milliseconds})
+    return rows
+
+
+def _print_profile(rows: list[dict[str, Any]], output: Output) -> None:
+    total = sum(row["ms"] for row in rows)
+    table = [
+        [row["layer"] or "", row["kernel"], row["ms"], f"{100 * row['ms'] / total:.1f} %"] for row in rows
     ]
-    output.table(("kernel", "calls", "ms", "share"), [*rows, ["all", len(calls), total, "100.0 %"]])
+    output.table(("layer", "kernel", "ms", "share"), [*table, ["all", "", total, "100.0 %"]])

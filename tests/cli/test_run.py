@@ -64,8 +64,8 @@ def test_times_and_profile(package: Path, capsys: pytest.CaptureFixture[str]) ->
     figures = [float(word) for word in lines[summary + 2].split()]
     assert len(figures) == 5 and figures[3] <= figures[1] <= figures[2]
     table = [line.split() for line in lines]
-    assert ["kernel", "calls", "ms", "share"] in table
-    assert any(row[:2] == ["matmul", "1"] for row in table)
+    assert ["layer", "kernel", "ms", "share"] in table
+    assert any(row[:1] == ["matmul"] and row[-1] == "%" for row in table)
 
 
 def test_made_up_inputs_come_back_with_the_seed(package: Path) -> None:
@@ -134,3 +134,17 @@ assert not loaded, loaded
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_profile_names_the_layers_in_the_order_of_their_calls() -> None:
+    from espalier.cli.run import _profile
+    from espalier.package.metadata import LayerInfo
+    from espalier.runtime.executor import CallTime
+
+    layers = [
+        LayerInfo(name=name, structure="dense", kernel=kernel, candidates={}, how="rule")
+        for name, kernel in (("fc1", "f32-hp-r4m4"), ("fc2", "f32-dense-r6m1"), ("fc3", "f32-hp-r4m4"))
+    ]
+    kernels = ["to_tiles_64_0", "f32_hp_r4m4_1", "add", "f32_dense_r6m1_2", "f32_hp_r4m4_1", "f32_hp_r4m4_1"]
+    rows = _profile([CallTime(kernel, 1.0) for kernel in kernels], layers)
+    assert [row["layer"] for row in rows] == [None, "fc1", None, "fc2", "fc3", None]
