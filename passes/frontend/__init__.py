@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from espalier.errors import UsageError, unknown
 from espalier.passes.frontend import size as sz
 from espalier.passes.frontend.convert.graph import convert
 from espalier.passes.frontend.emit import Weight, module
@@ -90,10 +91,27 @@ def _text(shape: tuple[sz.Dim, ...]) -> tuple[int | str, ...]:
 
 
 def _limits(plain: Plain, wanted: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    inputs = {tensor.name: tensor.shape for tensor in plain.inputs}
     limits = dict(plain.limits)
-    for tensor in plain.inputs:
-        for dim, bound in zip(tensor.shape, wanted.get(tensor.name, ()), strict=False):
+    for input_name, bounds in wanted.items():
+        if input_name not in inputs:
+            raise UsageError(
+                f"max shape: the model has no input {input_name!r}",
+                hint=unknown("an input", input_name, inputs),
+            )
+        shape = inputs[input_name]
+        if len(shape) != len(bounds):
+            raise UsageError(
+                f"max shape: input {input_name!r} has {len(shape)} dimensions, got {list(bounds)}",
+                hint="give one bound for each dimension",
+            )
+        for axis, (dim, bound) in enumerate(zip(shape, bounds, strict=True)):
             name = sz.name_of(dim)
             if name is not None:
                 limits[name] = min(bound, limits.get(name, bound))
+            elif isinstance(dim, int) and bound < dim:
+                raise UsageError(
+                    f"max shape: input {input_name!r}, axis {axis} is {dim} in the model, got {bound}",
+                    hint=f"give at least {dim} there",
+                )
     return limits
