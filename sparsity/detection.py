@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from espalier.sparsity.columns import BP
 from espalier.sparsity.evidence import Evidence
 from espalier.sparsity.find_block import find_block
 from espalier.sparsity.find_columns import find_bp
+from espalier.sparsity.find_patterns import find_bppp, find_pp
 from espalier.sparsity.find_vectors import find_hp, find_nm
 from espalier.sparsity.hierarchical import HP, NM
 from espalier.sparsity.patterns import PP
@@ -71,7 +72,7 @@ class Detection:
 
 
 def detect(matrix: np.ndarray) -> Detection:
-    """The structure with the fewest bits; on a tie the first of TIES, then the smallest parameters.
+    """The structure with the fewest bits; on a tie the first of TIES, then the smallest vectors and blocks.
 
     A weight outside a structure is stored apart where that takes fewer bits, up to 1 % of the weights. A kept
     column that no row uses leaves no trace and does not count. -0.0 counts as pruned.
@@ -82,37 +83,43 @@ def detect(matrix: np.ndarray) -> Detection:
         return attempt(evidence, matrix, Dense())
     if evidence.count == 0:
         return attempt(evidence, matrix, Zero())
-    best = min((attempt(evidence, matrix, s) for s in (Dense(), Unstructured(evidence.count))), key=rank)
-    for structure in proposals(evidence, best.bits):
-        if structure.bits(evidence.shape, evidence.width) > best.bits + slack(structure, evidence):
-            continue
-        found = attempt(evidence, matrix, structure)
-        if found.packed is not None and rank(found) < rank(best):
-            best = found
-    return best
+    shape, width = evidence.shape, evidence.width
+    plain = min((Dense(), Unstructured(evidence.count)), key=lambda s: order(s.bits(shape, width), s))
+    limit, best = order(plain.bits(shape, width), plain), None
+    for find in FINDERS:
+        for structure in sorted(set(find(evidence, limit[0])), key=lambda s: order(s.bits(shape, width), s)):
+            if order(least_bits(structure, evidence), structure) >= limit:
+                continue
+            found = attempt(evidence, matrix, structure)
+            if order(found.bits, structure) < limit:
+                limit, best = order(found.bits, structure), found
+    return best or attempt(evidence, matrix, plain)
 
 
-def slack(structure: Structure, evidence: Evidence) -> int:
-    """By how much `bits(shape)` may exceed the exact size."""
-    return (
-        evidence.shape[0] * evidence.shape[1] * evidence.width
-        if isinstance(structure, PP | BPPP | Block)
-        else 0
-    )
+FINDERS: tuple[Callable[[Evidence, int], Iterable[Structure]], ...] = (
+    find_nm,
+    lambda evidence, best: find_bp(evidence, "columns", best),
+    lambda evidence, best: find_bp(evidence, "rows", best),
+    lambda evidence, best: find_block(evidence),
+    find_pp,
+    lambda evidence, best: find_bppp(evidence, "columns", best),
+    lambda evidence, best: find_bppp(evidence, "rows", best),
+    find_hp,
+)
+"""From the zeros and the bits to beat to candidates; each is tried on the matrix before it is believed."""
 
 
-def proposals(evidence: Evidence, best: int) -> Iterator[Structure]:
-    """Candidates of every kind, the cheaper to find first."""
-    yield from find_nm(evidence, best)
-    yield from find_bp(evidence, "columns")
-    yield from find_bp(evidence, "rows")
-    yield from find_block(evidence)
-    yield from find_hp(evidence, best)
+def least_bits(structure: Structure, evidence: Evidence) -> int:
+    """No more than the exact size: `bits(shape)` counts short blocks of these kinds as if they were full."""
+    if isinstance(structure, PP | BPPP | Block):
+        return evidence.count * evidence.width
+    return structure.bits(evidence.shape, evidence.width)
 
 
-def rank(detection: Detection) -> tuple[int, int, tuple[int, ...]]:
-    numbers = tuple(value for value in detection.structure.params().values() if isinstance(value, int))
-    return detection.bits, TIES.index(type(detection.structure)), numbers
+def order(bits: int, structure: Structure) -> tuple[int, int, tuple[int, ...]]:
+    """Sorts by bits, then by kind, then by the parameters from v and p to B."""
+    numbers = [x for _, x in sorted(structure.params().items(), reverse=True) if isinstance(x, int)]
+    return bits, TIES.index(type(structure)), tuple(numbers)
 
 
 def attempt(evidence: Evidence, matrix: np.ndarray, structure: Structure) -> Detection:

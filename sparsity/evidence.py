@@ -34,7 +34,7 @@ class Evidence:
     @cached_property
     def row_counts(self) -> np.ndarray:
         """Non-zeros of each row, int64 `[N]`."""
-        return np.count_nonzero(self.used, axis=1)
+        return np.bitwise_count(self.words).sum(axis=1, dtype=np.int64)
 
     @cached_property
     def words(self) -> np.ndarray:
@@ -44,24 +44,72 @@ class Evidence:
         return np.ascontiguousarray(np.pad(packed, ((0, 0), (0, spare)))).view(np.uint64)
 
     @cached_property
-    def sums(self) -> np.ndarray:
-        """Non-zeros above and left of each corner, int32 `[N + 1, K + 1]`."""
-        sums = np.zeros((self.shape[0] + 1, self.shape[1] + 1), np.int32)
-        np.cumsum(self.used, axis=0, dtype=np.int32, out=sums[1:, 1:])
-        np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
-        return sums
+    def _unions(self) -> list[np.ndarray]:
+        """Level i: the union of 2^i rows from each row on, uint64 `[N, ceil(K / 64)]`."""
+        levels = [self.words]
+        while 2 ** len(levels) <= self.shape[0]:
+            last, half = levels[-1], 2 ** (len(levels) - 1)
+            joined = last.copy()
+            joined[:-half] |= last[half:]
+            levels.append(joined)
+        return levels
 
-    def block_counts(self, bh: int, bw: int) -> np.ndarray:
-        """Non-zeros of each bh x bw block, int32 `[ceil(N / bh), ceil(K / bw)]`."""
-        rows = np.minimum(np.arange(ceil_div(self.shape[0], bh) + 1) * bh, self.shape[0])
-        columns = np.minimum(np.arange(ceil_div(self.shape[1], bw) + 1) * bw, self.shape[1])
-        corners = self.sums[rows[:, None], columns]
-        return corners[1:, 1:] - corners[:-1, 1:] - corners[1:, :-1] + corners[:-1, :-1]
+    def unions(self, height: int) -> np.ndarray:
+        """The union of each block of `height` rows as bits, uint64 `[ceil(N / height), ceil(K / 64)]`."""
+        rows = self.shape[0]
+        level = min(height, rows).bit_length() - 1
+        starts = np.arange(0, rows, height)
+        second = np.minimum(starts + height - 2**level, rows - 1)
+        return self._unions[level][starts] | self._unions[level][np.maximum(second, starts)]
 
     def seen(self, height: int) -> np.ndarray:
         """Columns that each block of `height` rows uses, int64 `[ceil(N / height)]`."""
-        unions = np.bitwise_or.reduceat(self.words, np.arange(0, self.shape[0], height), axis=0)
-        return np.bitwise_count(unions).sum(axis=1, dtype=np.int64)
+        if height not in self._seen:
+            self._seen[height] = np.bitwise_count(self.unions(height)).sum(axis=1, dtype=np.int64)
+        return self._seen[height]
+
+    @cached_property
+    def _seen(self) -> dict[int, np.ndarray]:
+        return {}
+
+    @cached_property
+    def sums(self) -> np.ndarray:
+        """Non-zeros of each row left of each column, uint16 or int32 `[N, K + 1]`."""
+        small = np.uint16 if self.shape[1] < 2**16 else np.int32
+        sums = np.zeros((self.shape[0], self.shape[1] + 1), small)
+        np.cumsum(self.used, axis=1, dtype=small, out=sums[:, 1:])
+        return sums
+
+    def vector_counts(self, v: int) -> np.ndarray:
+        """Non-zeros of each row in each v columns, `[N, ceil(K / v)]`; the last ones may be short."""
+        ends = np.minimum(np.arange(ceil_div(self.shape[1], v) + 1) * v, self.shape[1])
+        return np.diff(self.sums[:, ends], axis=1)
+
+    def block_counts(self, bh: int, bw: int) -> np.ndarray:
+        """Non-zeros of each bh x bw block, int64 `[ceil(N / bh), ceil(K / bw)]`."""
+        counts = self.vector_counts(bw)
+        return np.add.reduceat(counts, np.arange(0, self.shape[0], bh), axis=0, dtype=np.int64)
+
+    @cached_property
+    def corners(self) -> np.ndarray:
+        """Non-zeros above and left of each corner, int32 `[N + 1, K + 1]`."""
+        corners = np.zeros((self.shape[0] + 1, self.shape[1] + 1), np.int32)
+        np.cumsum(self.sums, axis=0, dtype=np.int32, out=corners[1:])
+        return corners
+
+    @cached_property
+    def changes(self) -> np.ndarray:
+        """Rows whose zeros differ from those of the row above by more than a tenth of the usual row."""
+        differ = np.bitwise_count(self.words[1:] ^ self.words[:-1]).sum(axis=1, dtype=np.int64)
+        usual = np.median(self.row_counts)
+        return np.flatnonzero(differ > 0.1 * usual) + 1
+
+    def periods(self, limit: int) -> list[int]:
+        """Group sizes g <= limit at whose multiples nearly all changes lie, the largest first."""
+        odd = [
+            g for g in range(2, limit + 1) if np.count_nonzero(self.changes % g) <= self.changes.size // 50
+        ]
+        return [*reversed(odd), 1]
 
     @property
     def stray_bits(self) -> int:
@@ -78,3 +126,14 @@ class Evidence:
         used = self.used.copy()
         used[rows] = False
         return Evidence(used, self.width)
+
+    @cached_property
+    def trusted(self) -> list[Evidence]:
+        """The evidence whole, and without the few rows that have more non-zeros than the rest.
+
+        A row with more than its vectors hold has a weight outside the structure, which would hide it.
+        """
+        counts = self.row_counts
+        usual = int(np.quantile(counts, 0.95, method="lower"))
+        odd = np.flatnonzero(counts > usual)
+        return [self, self.without(odd)] if odd.size else [self]

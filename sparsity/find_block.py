@@ -4,29 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from espalier.sparsity.block import Block
 from espalier.sparsity.evidence import Evidence
 
-SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 100, 128)
+SIDES = (*range(1, 33), *range(36, 129, 4))
 
 
 def find_block(evidence: Evidence) -> Iterator[Block]:
     """Block sizes by the fewest bits: first each side alone, then the best few sides together."""
-    tall = sorted((packed_bits(evidence, side, 1), side) for side in SIDES if side <= evidence.shape[0])
-    wide = sorted((packed_bits(evidence, 1, side), side) for side in SIDES if side <= evidence.shape[1])
-    pairs = {(bh, bw) for _, bh in tall[:4] for _, bw in wide[:4]} - {(1, 1)}
-    for bh, bw in sorted(pairs, key=lambda pair: packed_bits(evidence, *pair))[:3]:
-        yield best_block(evidence, bh, bw)
+    tall = sorted(
+        (Block(side, 1, int(evidence.seen(side).sum())).bits(evidence.shape, evidence.width), side)
+        for side in SIDES
+        if side <= evidence.shape[0]
+    )
+    wide = sorted(
+        (Block(1, side, int(evidence.turned.seen(side).sum())).bits(evidence.shape, evidence.width), side)
+        for side in SIDES
+        if side <= evidence.shape[1]
+    )
+    pairs = {(bh, bw) for _, bh in [*tall[:2], (0, 1)] for _, bw in [*wide[:2], (0, 1)]} - {(1, 1)}
+    found = sorted((best_block(evidence, bh, bw) for bh, bw in pairs), key=lambda pair: pair[0])
+    yield from (block for _, block in found[:2])
 
 
-def packed_bits(evidence: Evidence, bh: int, bw: int) -> int:
-    return best_block(evidence, bh, bw).bits(evidence.shape, evidence.width)
-
-
-def best_block(evidence: Evidence, bh: int, bw: int) -> Block:
-    """Every block whose non-zeros are cheaper inside than apart, within the limit of what may be apart."""
-    counts = evidence.block_counts(bh, bw).reshape(-1)
-    counts = counts[counts > 0]
-    poor = counts[counts * evidence.stray_bits < bh * bw * evidence.width]
-    apart = len(poor) if poor.sum() <= evidence.stray_limit else 0
-    return Block(bh, bw, max(len(counts) - apart, 1))
+def best_block(evidence: Evidence, bh: int, bw: int) -> tuple[int, Block]:
+    """(bits, structure): every block whose non-zeros are cheaper inside than apart, if few are apart."""
+    rows, columns = evidence.shape
+    counts = evidence.block_counts(bh, bw)
+    tall = np.minimum(bh, rows - np.arange(counts.shape[0]) * bh)
+    wide = np.minimum(bw, columns - np.arange(counts.shape[1]) * bw)
+    cells = np.outer(tall, wide)
+    kept = counts * evidence.stray_bits >= cells * evidence.width
+    outside = int(counts[~kept].sum())
+    if outside > evidence.stray_limit or not kept.any():
+        kept, outside = counts > 0, 0
+    block = Block(bh, bw, int(np.count_nonzero(kept)))
+    values = int(cells[kept].sum()) * evidence.width
+    return block.index_bits(evidence.shape) + values + outside * evidence.stray_bits, block

@@ -350,12 +350,11 @@ def gather(
     padded = np.zeros((len(compact), length), matrix.dtype)
     padded[:, :kept] = compact
     users = (padded != 0).reshape(-1, g, count, v).sum(axis=1, dtype=np.int32)  # [G, V, v]
-    rank = users * (2 * v) + np.arange(v, 0, -1)  # most used first, then the first
-    rank.reshape(len(users), length)[:, kept:] = 0  # past the end of a short vector: last
-    order = np.argpartition(-rank, n - 1, axis=2)[..., :n] if n < v else np.argsort(-rank, axis=2)
+    rank = (g - users) * v + np.arange(v)  # most used first, then the first
+    rank.reshape(len(users), length)[:, kept:] += (g + 1) * v  # past the end of a short vector: last
+    rank.sort(axis=2)
     valid = slot_mask(kept, structure)
-    select = np.sort(np.where(np.take_along_axis(rank, order, axis=2) > 0, order, v), axis=2)
-    select = np.where(valid, select, 0)
+    select = np.where(valid, np.sort(np.where(valid, rank[..., :n] % v, v), axis=2), 0)
     group = np.arange(rows) // g
     values = np.take_along_axis(padded[:rows].reshape(rows, count, v), select[group], axis=2)
     values = np.where(valid, values, np.zeros((), matrix.dtype))

@@ -2,12 +2,13 @@
 
 A kept column that no row of its block uses leaves no trace, and every later column of the block then seems
 to stand one place too early. Level 2 still tells where the vectors end: a row never has more than n non-zeros
-in a vector. `cut_vectors` thus lets each vector grow until it has v columns or a row would exceed n; that
-takes the fewest vectors possible (every part of a sound vector is sound), and fills short vectors with unused
-columns.
+in a vector. So each vector is let grow until it has v columns or a row would exceed n; that takes the fewest
+vectors possible (every part of a sound vector is sound). Short vectors are filled with unused columns.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,44 +18,19 @@ from espalier.sparsity.structure import ceil_div
 def seen_columns(users: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """The used columns of each block in order, at most `limit` (the most used; of equal ones the first).
 
-    users: int `[R, K]`, rows of each block that use a column. Returns (columns int64 `[R, S]`, counts int64
-    `[R]`), S the largest count; past a block's count its unused columns follow in order.
+    users: int `[R, K]`, rows of each block that use a column. Returns (columns int64 `[R, K]`, counts int64
+    `[R]`); past a block's count its other columns follow in order.
     """
-    total = users.shape[1]
-    counts = np.minimum((users > 0).sum(axis=1), limit)
-    if (counts < (users > 0).sum(axis=1)).any():
-        rank = users * np.int64(total + 1) + np.arange(total, 0, -1)
-        keep = np.argsort(-rank, axis=1)[:, :limit]
-        mask = np.zeros(users.shape, bool)
-        np.put_along_axis(mask, keep, True, axis=1)
-        used = mask & (users > 0)
-    else:
-        used = users > 0
-    order = np.argsort(~used, axis=1, kind="stable")
-    return order, counts
-
-
-def greedy_ends(support: np.ndarray, counts: np.ndarray, v: int, n: int, limit: int) -> np.ndarray:
-    """Where each vector of each block ends when every vector is as long as it can be.
-
-    support: bool `[R, H, S]`, rows (or unions of groups) over the used columns in order, False past `counts`.
-    Returns int64 `[R, <= limit]`, the ends; a block is wholly cut where its last end equals its count.
-    """
-    blocks, height, width = support.shape
-    sums = np.zeros((blocks, width + v + 1, height), np.int16 if width < 2**15 else np.int32)
-    np.cumsum(support.transpose(0, 2, 1), axis=1, out=sums[:, 1 : width + 1])
-    sums[:, width + 1 :] = sums[:, width : width + 1]
-    ends = np.zeros((blocks, limit + 1), np.int64)
-    every = np.arange(blocks)
-    steps = np.arange(1, v + 1)
-    for j in range(limit):
-        start = ends[:, j]
-        ahead = sums[every[:, None], start[:, None] + steps]  # [R, v, H]
-        sound = ((ahead - sums[every, start][:, None, :]).max(axis=2) <= n).sum(axis=1)
-        ends[:, j + 1] = np.minimum(start + np.maximum(sound, 1), counts)
-        if (ends[:, j + 1] == counts).all():
-            return ends[:, 1 : j + 2]
-    return ends[:, 1:]
+    used = users > 0
+    counts = used.sum(axis=1)
+    over = np.flatnonzero(counts > limit)
+    if over.size:
+        drop = np.argsort(-users[over], axis=1, kind="stable")[:, limit:]
+        kept = used[over]
+        np.put_along_axis(kept, drop, False, axis=1)
+        used[over] = kept
+        counts = np.minimum(counts, limit)
+    return np.argsort(~used, axis=1, kind="stable"), counts
 
 
 def group_unions(used: np.ndarray, g: int) -> np.ndarray:
@@ -65,39 +41,65 @@ def group_unions(used: np.ndarray, g: int) -> np.ndarray:
     return used.reshape(blocks, height // g, g, total).any(axis=2)
 
 
+def reach(support: np.ndarray, n: int) -> np.ndarray:
+    """How far a vector that starts at each column may go before a row has more than n non-zeros in it.
+
+    support: bool `[R, H, S]`, rows over the used columns in order. Returns int `[R, S + 1]`, S for no limit.
+    """
+    blocks, height, width = support.shape
+    block, row, column = np.nonzero(support)
+    line = block * height + row
+    same = line[n:] == line[: len(line) - n]
+    far = np.full((blocks, width + 1), width)
+    np.minimum.at(far, (block[: len(same)][same], column[: len(same)][same]), column[n:][same])
+    return np.minimum.accumulate(far[:, ::-1], axis=1)[:, ::-1]
+
+
+def walk(far: np.ndarray, counts: np.ndarray, v: int) -> list[list[int]]:
+    """The ends of the vectors of each block as a list each, when every vector goes as far as it may."""
+    result = []
+    for limits, count in zip(far.tolist(), counts.tolist(), strict=True):
+        at, ends = 0, []
+        while at < count:
+            at = min(at + v, limits[at], count)
+            ends.append(at)
+        result.append(ends)
+    return result
+
+
+def compact(used: np.ndarray, columns: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The used columns of each block side by side: bool `[R, H, S]`, S the largest count."""
+    width = int(counts.max(initial=0))
+    support = np.take_along_axis(used, columns[:, None, :width], axis=2)
+    support &= (np.arange(width) < counts[:, None])[:, None, :]
+    return support
+
+
 def cut_vectors(used: np.ndarray, users: np.ndarray, kc: int, v: int, n: int, g: int) -> np.ndarray:
     """The kept columns of each block in the order of its vectors, int64 `[R, kc]`.
 
-    used: bool `[R, B, K]`. users: int `[R, K]`, its sum over rows. Rows with more non-zeros than
-    all vectors hold have a weight outside the structure and no say in where vectors end.
+    used: bool `[R, B, K]`. users: int `[R, K]`, its sum over rows. Rows with more non-zeros than all vectors
+    hold have a weight outside the structure and no say in where vectors end.
     """
-    blocks = len(users)
     columns, counts = seen_columns(users, kc)
-    width = max(kc, int(counts.max()))
-    plain = columns[:, :width]
+    result = columns[:, :kc].copy()
+    gaps = np.flatnonzero(counts < kc)  # a block whose kept columns are all seen is cut by counting
+    if not gaps.size:
+        return result
     vectors = ceil_div(kc, v)
-    unions = group_unions(used, g)
-    support = np.take_along_axis(unions, plain[:, None, :], axis=2)
-    support &= (np.arange(width) < counts[:, None])[:, None, :]
-    capacity = int(np.minimum(np.minimum(v, kc - np.arange(0, kc, v)), n).sum())
+    room = kc - (vectors - 1) * v  # columns of the last vector
+    support = compact(group_unions(used[gaps], g), columns[gaps], counts[gaps])
+    capacity = (vectors - 1) * min(n, v) + min(n, room)
     support &= (support.sum(axis=2) <= capacity)[:, :, None]
-    padded = np.zeros((*support.shape[:2], vectors * v), bool)
-    padded[:, :, :kc] = support
-    heavy = padded.reshape(blocks, -1, vectors, v).sum(axis=3, dtype=np.int32).max(axis=(1, 2)) > n
-    result = plain[:, :kc].copy()
-    for r in np.flatnonzero(heavy & (counts < kc)):
+    ends = walk(reach(support, n), counts[gaps], v)
+    for r, end in zip(gaps, ends, strict=True):
         count = int(counts[r])
-        ends = greedy_ends(support[r : r + 1, :, :count], counts[r : r + 1], v, n, vectors)[0]
-        last_room = kc - (vectors - 1) * v
-        short_last = len(ends) == vectors and count - (ends[-2] if vectors > 1 else 0) > last_room
-        if ends[-1] < count or short_last:
+        if len(end) > vectors or (len(end) == vectors and end[-1] - ([0, *end])[-2] > room):
             continue
         row = np.full(vectors * v, -1)
-        start = 0
-        for j, end in enumerate(ends):
-            row[j * v : j * v + end - start] = columns[r, start:end]
-            start = end
+        for j, (start, stop) in enumerate(pairwise([0, *end])):
+            row[j * v : j * v + stop - start] = columns[r, start:stop]
         row = row[:kc]
-        row[row < 0] = columns[r, count : count + int((row < 0).sum())]
+        row[row < 0] = columns[r, count:kc]
         result[r] = row
     return result
