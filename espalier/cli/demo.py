@@ -71,7 +71,8 @@ def _text(found: Demo, output: Output) -> None:
         f"{100 * check.reference_accuracy:.2f} %; same answer on {check.same_predictions},\n"
         f"          largest difference {check.max_error:.1e} of the largest output\n"
     )
-    output.table(COLUMNS, found.bench.rows(), title="latency, measured, all interleaved")
+    click.echo("latency, measured, all interleaved:")
+    output.table(COLUMNS, found.bench.rows())
     for line in found.bench.remarks():
         click.echo(line)
     click.echo()
@@ -88,8 +89,8 @@ def _text(found: Demo, output: Output) -> None:
         ]
         for device in ranking.devices
     ]
-    title = f"devices for {ranking.lc_ms:g} ms, half of the dense model's time in ONNX Runtime here"
-    output.table(("", "device", "ms", "interval", "how", "meets it"), rows, title=title)
+    click.echo(f"devices for {ranking.lc_ms:g} ms, half of the dense model's time in ONNX Runtime here:")
+    output.table(("", "device", "ms", "interval", "how", "meets it"), rows)
     if ranking.best is None:
         click.echo("no device is sure to meet it")
     click.echo(f"\nreport: {found.report}")
