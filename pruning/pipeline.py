@@ -1,0 +1,252 @@
+"""From a task to a pruned ONNX model and the JSON that tells how it was made: what `espalier prune` runs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from espalier.errors import UsageError, unknown
+from espalier.pruning.allocation import allocate_sparsity
+from espalier.pruning.criteria import CRITERIA, Criterion
+from espalier.pruning.export import export_onnx
+from espalier.pruning.families import parse_family
+from espalier.pruning.layers import prunable_layers
+from espalier.pruning.methods import Admm, Gradual, GroupLasso, Method, one_shot
+from espalier.pruning.pruner import LayerReport, Pruner
+from espalier.pruning.schedules import Cubic
+from espalier.pruning.tasks.task import Task
+from espalier.pruning.train import Checkpoint, Settings, Silent, Watch, train
+
+METHODS: dict[str, Callable[[int], Method]] = {
+    "one-shot": lambda steps: one_shot(min(steps, 20)),
+    "gradual": lambda steps: Gradual(Cubic(0, steps, every=max(steps // 25, 1))),
+    "lasso": lambda steps: GroupLasso(steps, every=max(steps // 10, 1)),
+    "admm": lambda steps: Admm(steps, every=max(steps // 10, 1)),
+}
+"""Each method for a number of steps until the masks stand."""
+
+ALLOCATIONS = ("uniform", "sensitivity")
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """What `espalier prune` is asked.
+
+    steps, rate: None for the task's own. pruned_by: share of the steps after which the masks stand; the rest
+    retrains. distil: share of the dense model's loss.
+    """
+
+    structure: str = "hp"
+    sparsity: float = 0.9
+    method: str = "gradual"
+    criterion: str = "magnitude"
+    allocation: str = "uniform"
+    distil: float = 0.7
+    steps: int | None = None
+    rate: float | None = None
+    pruned_by: float = 0.5
+    seed: int = 0
+    leave: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        parse_family(self.structure)
+        for what, value, known in (
+            ("method", self.method, METHODS),
+            ("criterion", self.criterion, CRITERIA),
+            ("allocation", self.allocation, ALLOCATIONS),
+        ):
+            if value not in known:
+                raise UsageError(f"{what} {value!r} is unknown", hint=unknown(f"a {what}", value, known))
+        if not 0.0 < self.sparsity < 1.0:
+            raise UsageError(
+                f"sparsity is {self.sparsity:g}, expected between 0 and 1",
+                hint="give for example --sparsity 0.9",
+            )
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What came of it. metric: figures of the dense model, pruned in one shot, and retrained.
+
+    sparsity: {"wanted", "pruned_layers", "all_weights"}, the latter two fractions of exact zeros.
+    """
+
+    task: str
+    options: PruneOptions
+    layers: tuple[LayerReport, ...]
+    sparsity: dict[str, float]
+    metric: dict[str, dict[str, float]]
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    onnx_error: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def prune_task(
+    task: Task,
+    options: PruneOptions,
+    output: Path,
+    *,
+    dense: Path | None = None,
+    watch: Watch | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> PruneResult:
+    """Train or load the dense model, prune and retrain a copy, write `output` (ONNX) and its JSON beside it.
+
+    dense: file of the dense weights, read where it exists and written otherwise (default: beside the output).
+    A run that was stopped goes on from the checkpoints beside the output; they are removed at the end.
+    """
+    watch = watch or Silent()
+    began = time.monotonic()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = dense_model(task, options.seed, dense or output.with_suffix(".dense.pt"), device, watch, stop)
+    figures = {"dense": task.evaluate(teacher)}
+    watch.figures("dense", figures["dense"])
+    dense_done = time.monotonic()
+
+    family = parse_family(options.structure)
+    leave = (*task.leave, *options.leave)
+    recipe = task.recipe
+    settings = Settings(
+        steps=options.steps or recipe.steps,
+        rate=options.rate or recipe.rate,
+        weight_decay=recipe.weight_decay,
+        seed=options.seed,
+        distil=options.distil,
+    )
+    budgets: Any = options.sparsity
+    if options.allocation == "sensitivity":
+        layers = prunable_layers(teacher, leave=leave)
+        budgets = allocate_sparsity(
+            teacher, layers, family, options.sparsity, lambda model: mean_loss(model, task, options.seed)
+        )
+
+    def pruner_for(model: nn.Module, method: Method | None, criterion: Criterion | None) -> Pruner:
+        return Pruner(model, family, budgets, method=method, criterion=criterion, leave=leave)
+
+    at_once = copy.deepcopy(teacher)
+    pruner_for(at_once, None, None).finish()
+    figures["one_shot"] = task.evaluate(at_once)
+    watch.figures("one-shot", figures["one_shot"])
+    del at_once
+
+    model = copy.deepcopy(teacher)
+    method = METHODS[options.method](max(round(settings.steps * options.pruned_by), 1))
+    pruner = pruner_for(model, method, CRITERIA[options.criterion]())
+    checkpoint = Checkpoint(
+        output.with_suffix(".checkpoint.pt"), {"task": task.name, **_plain(asdict(options)), "stage": "prune"}
+    )
+    train(
+        model, task, settings,
+        pruner=pruner, teacher=teacher, checkpoint=checkpoint, watch=watch, stage="prune", stop=stop,
+    )  # fmt: skip
+    reports = pruner.finish()
+    figures["retrained"] = task.evaluate(model)
+    watch.figures("retrained", figures["retrained"])
+    trained = time.monotonic()
+
+    error = export_checked(model, task, output)
+    result = PruneResult(
+        task=task.name,
+        options=options,
+        layers=reports,
+        sparsity={"wanted": options.sparsity, **zeros(model, reports)},
+        metric=figures,
+        seconds={
+            "dense": dense_done - began,
+            "prune": trained - dense_done,
+            "export": time.monotonic() - trained,
+        },
+        versions={name: version(name) for name in ("tvm-espalier", "torch", "numpy", "onnx")}
+        | {"python": platform.python_version()},
+        onnx_error=error,
+    )
+    write_json(output.with_suffix(".json"), result.to_dict())
+    checkpoint.path.unlink(missing_ok=True)
+    return result
+
+
+def dense_model(
+    task: Task, seed: int, path: Path, device: torch.device, watch: Watch, stop: Callable[[], bool]
+) -> nn.Module:
+    """The dense model of a task: one that ships, or the weights in `path`, or trained now and kept there."""
+    trained = task.trained()
+    if trained is not None:
+        return trained.to(device).eval()
+    torch.manual_seed(seed)
+    model = task.model().to(device)
+    identity = {"task": task.name, "seed": seed, "stage": "dense"}
+    kept = Checkpoint(path, identity)
+    saved = kept.read()
+    if saved is None:
+        recipe = task.recipe
+        settings = Settings(recipe.dense_steps, recipe.dense_rate, recipe.weight_decay, seed=seed)
+        part = Checkpoint(path.with_suffix(".checkpoint.pt"), identity)
+        train(model, task, settings, checkpoint=part, watch=watch, stage="dense", stop=stop)
+        kept.write({"model": model.state_dict()})
+        part.path.unlink(missing_ok=True)
+    else:
+        model.load_state_dict(saved["model"])
+    return model.eval()
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, task: Task, seed: int, batches: int = 8) -> float:
+    """The loss on the first few training batches, the same at every call: what sensitivity is measured by."""
+    device = next(model.parameters()).device
+    losses = []
+    for step in range(batches):
+        batch = task.batch(step, seed).to(device)
+        losses.append(task.loss(model(*batch.inputs), batch.target).item())
+    return float(np.mean(losses))
+
+
+def zeros(model: nn.Module, reports: tuple[LayerReport, ...]) -> dict[str, float]:
+    """Fractions of exact zeros among the pruned layers' weights and among all parameters."""
+    pruned = sum(report.shape[0] * report.shape[1] for report in reports)
+    gone = sum(round(report.sparsity * report.shape[0] * report.shape[1]) for report in reports)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    nothing = sum(int((parameter == 0).sum()) for parameter in model.parameters())
+    return {"pruned_layers": gone / pruned, "all_weights": nothing / total}
+
+
+def export_checked(model: nn.Module, task: Task, output: Path) -> float:
+    """Write ONNX and run it: the largest difference from torch, relative to the largest output."""
+    import onnxruntime
+
+    model = model.to("cpu").eval()
+    example = task.example()
+    signature = task.signature
+    export_onnx(
+        model, output, example, inputs=signature.inputs, outputs=signature.outputs, dynamic=signature.dynamic
+    )
+    with torch.no_grad():
+        expected = model(*example).numpy()
+    session = onnxruntime.InferenceSession(str(output), providers=["CPUExecutionProvider"])
+    feeds = {name: tensor.numpy() for name, tensor in zip(signature.inputs, example, strict=True)}
+    got: Any = session.run(None, feeds)[0]
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(part, path)
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}

@@ -1,0 +1,142 @@
+"""The pruner: puts masks on a model's linear layers while somebody else trains it.
+
+pruner = Pruner(model, HPFamily(v=4, n=2), 0.9, method=Gradual(Cubic(0, 1000, every=50)))
+for batch in loader:
+    (loss_of(model, batch) + pruner.penalty()).backward()
+    optimizer.step(); pruner.step(); optimizer.zero_grad()
+pruner.finish()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from espalier.pruning.criteria import Criterion, Magnitude
+from espalier.pruning.families import Family, structure_at
+from espalier.pruning.layers import Layer, prunable_layers
+from espalier.pruning.masks import attach, bake, set_mask
+from espalier.pruning.methods import Gradual, Method
+from espalier.pruning.schedules import Cubic
+from espalier.sparsity import Structure
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What became of one weight. sparsity: fraction of exact zeros. structure: label, `HP(B=32,...)`."""
+
+    name: str
+    shape: tuple[int, int]
+    structure: str
+    sparsity: float
+
+
+class Pruner:
+    """Prunes every linear layer of `model` to a structure of `family`.
+
+    sparsity: of every layer, or one a layer by weight name (see `allocation`); a layer not named stays dense.
+    method: when and how (default: at once). criterion: which weights (default: magnitude). leave, embeddings:
+    as in `prunable_layers`. Raises ValueError for a sparsity outside 0 <= s < 1, an unknown name, no layer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        sparsity: float | Mapping[str, float],
+        *,
+        method: Method | None = None,
+        criterion: Criterion | None = None,
+        leave: Sequence[str] = (),
+        embeddings: bool = False,
+    ) -> None:
+        found = prunable_layers(model, leave=leave, embeddings=embeddings)
+        if isinstance(sparsity, Mapping):
+            strangers = sorted(set(sparsity) - {layer.name for layer in found})
+            if strangers:
+                raise ValueError(f"no prunable weight is called {strangers[0]!r}")
+            budgets = dict(sparsity)
+        else:
+            budgets = {layer.name: sparsity for layer in found}
+        wrong = [name for name, share in budgets.items() if not 0.0 <= share < 1.0]
+        if wrong:
+            raise ValueError(f"sparsity of {wrong[0]} is {budgets[wrong[0]]}, expected 0 <= sparsity < 1")
+        self.layers = tuple(layer for layer in found if budgets.get(layer.name, 0.0) > 0.0)
+        if not self.layers:
+            raise ValueError("the model has no layer to prune: all are left alone or at sparsity 0")
+        self.family, self.budgets = family, budgets
+        self.method = method or Gradual(Cubic(0, 0))
+        self.criterion = criterion or Magnitude()
+        self.steps = 0
+        for layer in self.layers:
+            attach(layer, dense_gradient=self.criterion.dense_gradient)
+        self.criterion.start(self.layers)
+        self.method.start(self)
+
+    def structure(self, layer: Layer, fraction: float = 1.0) -> Structure:
+        """The structure of a layer when `fraction` of its final sparsity is reached."""
+        return structure_at(self.family, layer.shape, self.budgets[layer.name] * fraction)
+
+    def prune(self, fraction: float = 1.0) -> None:
+        """Make every mask anew, at `fraction` of the final sparsity."""
+        for layer in self.layers:
+            score = self.criterion.score(layer)
+            keep = torch.from_numpy(self.structure(layer, fraction).mask(score.float().cpu().numpy()))
+            keep = keep.to(layer.parameter.device)
+            set_mask(layer, keep)
+            self.criterion.adjust(layer, keep)
+
+    def penalty(self) -> torch.Tensor:
+        """What the method adds to the loss, a scalar (0 for most)."""
+        return self.method.penalty(self)
+
+    def step(self) -> None:
+        """To be called after each step of the optimizer."""
+        self.steps += 1
+        self.method.step(self, self.steps)
+        if self.method.done(self.steps):
+            self._settle()
+
+    def _settle(self) -> None:
+        """The final masks stand: nothing is watched any more and pruned weights get no gradient."""
+        self.criterion.stop()
+        for layer in self.layers:
+            attach(layer)
+
+    def finish(self) -> tuple[LayerReport, ...]:
+        """Make the zeros part of the weights, take the masks off, and tell what became of each layer."""
+        if not self.method.done(self.steps):
+            self.prune()
+        self._settle()
+        for layer in self.layers:
+            bake(layer)
+        return self.report()
+
+    def report(self) -> tuple[LayerReport, ...]:
+        """One entry a layer, in the model's order."""
+        return tuple(
+            LayerReport(
+                layer.name,
+                layer.shape,
+                self.structure(layer).label(),
+                float(np.mean(layer.effective().cpu().numpy() == 0)),
+            )
+            for layer in self.layers
+        )
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint, with the model's and the optimizer's own; the masks are part of the model's."""
+        return {"steps": self.steps, "method": self.method.state(), "criterion": self.criterion.state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken. The model's state must have been loaded before."""
+        self.steps = state["steps"]
+        self.method.load(state["method"])
+        self.criterion.load(state["criterion"])
+        if self.method.done(self.steps):
+            self._settle()

@@ -1,0 +1,1 @@
+"""Tasks: data, model and metric of each, one small file a task."""
