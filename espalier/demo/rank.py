@@ -74,8 +74,8 @@ def rank(layers: Sequence[Linear], devices: Sequence[Device], measured: Times, l
 
     The linear layers take what their kernels predict; the rest of the measured time goes with the peak rate.
     The interval spans that, all of the time going with the kernels, and all of it with the peak rate, widened
-    by KERNEL_ERROR. A device meets the constraint if the upper end of its interval does. Without prices, the
-    one with the lowest peak rate that does is taken for the cheapest.
+    by KERNEL_ERROR. A device meets the constraint if its measured median does, or the upper end of its
+    predicted interval. Without prices, the one with the lowest peak rate is taken for the cheapest.
     """
     here = devices[0]
     rows = [_measured(here, measured, lc_ms)]
@@ -87,7 +87,9 @@ def rank(layers: Sequence[Linear], devices: Sequence[Device], measured: Times, l
 
 
 def _measured(device: Device, times: Times, lc_ms: float) -> Ranked:
-    return Ranked(device.name, device.kind, times.median, times.p5, times.p95, "measured", times.p95 <= lc_ms)
+    return Ranked(
+        device.name, device.kind, times.median, times.p5, times.p95, "measured", times.median <= lc_ms
+    )
 
 
 def _predicted(
