@@ -83,6 +83,8 @@ def _lower(mod: tvm.IRModule) -> tvm.IRModule:
 def _finish() -> Any:
     from tvm import relax, transform
 
+    from espalier.codegen.shape_functions import ordered_shape_functions
+
     return transform.Sequential(
         [
             relax.transform.RewriteDataflowReshape(),
@@ -95,6 +97,7 @@ def _finish() -> Any:
             relax.transform.LowerRuntimeBuiltin(),
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),
+            ordered_shape_functions,
             relax.transform.AttachGlobalSymbol(),
         ]
     )
