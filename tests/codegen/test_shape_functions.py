@@ -26,7 +26,7 @@ def shape_func(H: T.Buffer((T.int64(4),), "int64")):
 """
 
 
-def ordered(text: str):  # noqa: ANN201 a module of TVM, which is imported when the test runs
+def ordered(text: str):
     import tvm
     from tvm.script import from_source
 
