@@ -6,6 +6,7 @@ Constants fold in numpy, integers that depend only on dimensions and positions s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,16 +33,22 @@ from espalier.passes.frontend.values import (
     small,
 )
 
-MAX_FOLDED = 1 << 28  # elements of a folded constant: a quarter of a giga
+MAX_ELEMENTS = 1 << 31  # of one tensor
+FREE_FOLD = 1 << 24  # elements a folded constant may always have
+FREE_TOTAL = 1 << 27  # and all of them together
+MAX_GROWTH = 8  # beyond that, this many times the elements of what they are folded from
+MAX_PRODUCT = 1 << 33  # multiplications to fold a matrix product
 
 
 class Builder:
-    """Collects the plain operators of one graph."""
+    """Collects the plain operators of one graph whose weights have `given` elements."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: int = 0) -> None:
         self.node = ""
         self.ops: list[Tensor] = []
         self.limits: dict[str, int] = {}
+        self.given = given
+        self.folded = 0
         self.origins: dict[Tensor, Value] = {}
         self._known: dict[tuple[Any, ...], Tensor] = {}
 
@@ -70,8 +77,7 @@ class Builder:
     def tensor(self, value: Value) -> Tensor | Constant:
         """The value as something an operator can read."""
         if isinstance(value, Broadcast):
-            if isinstance(value.base, Constant) and all(isinstance(n, int) for n in value.shape):
-                self._bound(value.shape)
+            if isinstance(value.base, Constant) and self._may_fold(value.shape, [value.base.array]):
                 return Constant(np.broadcast_to(value.base.array, value.shape), value.base.source)
             return self._emit("broadcast_to", (value.base,), {"shape": value.shape})
         if isinstance(value, Sizes):
@@ -184,7 +190,9 @@ class Builder:
         shape = tuple(shape)
         if shape == value.shape:
             return value
-        if isinstance(value, Constant) and value.array.size * 16 >= _count(shape):
+        self._check(shape)
+        count = _count(shape)
+        if isinstance(value, Constant) and count is not None and count <= 16 * value.array.size:
             return Constant(np.broadcast_to(value.array, shape), value.source)  # pyright: ignore[reportArgumentType]
         index = as_index(value) if isinstance(value, Index | Sizes) else None
         if index is not None:
@@ -246,6 +254,11 @@ class Builder:
     def matmul(self, a: Value, b: Value, **attrs: Any) -> Value:
         """The matrix product; constant weights of rank 2 end up right of the product as [K, N]."""
         a, b = self.tensor(a), self.tensor(b)
+        for weight in (a, b):
+            if isinstance(weight, Constant) and not np.isfinite(weight.array).all():
+                raise self.fail(
+                    f"weight {weight.source or ''} holds NaN or infinity", "train or export the model again"
+                )
         if isinstance(b, Constant) and not isinstance(a, Constant):
             lead = b.array.shape[:-2]
             if lead and all(n == 1 for n in lead):
@@ -265,28 +278,46 @@ class Builder:
 
     # --- inside
 
-    def _bound(self, shape: Shape) -> None:
-        count = _count(shape)
-        if count > MAX_FOLDED:
-            raise self.fail(
-                f"a constant of shape {show(shape)} has {count} elements, more than {MAX_FOLDED}",
-                "the model is damaged or not meant to run on a machine of this size",
-            )
-
     def _fold(self, name: str, values: Sequence[Value], attrs: dict[str, Any]) -> Constant | None:
         if not all(isinstance(value, Constant) for value in values) or _symbolic(attrs):
             return None
-        shape, dtype = self._infer(name, values, attrs)
-        if not all(isinstance(n, int) for n in shape):
-            return None
-        self._bound(shape)
         arrays = [value.array for value in values]  # pyright: ignore[reportAttributeAccessIssue]
-        if name == "matmul" and arrays[0].size * arrays[1].shape[-1] > MAX_FOLDED * 16:
+        shape, dtype = self._infer(name, values, attrs)
+        if name == "matmul" and arrays[0].size * arrays[1].shape[-1] > MAX_PRODUCT:
+            return None
+        if not self._may_fold(shape, arrays):
             return None
         result = np.asarray(OPS[name].evaluate(*arrays, **attrs))
         if str(result.dtype) != dtype:
             result = result.astype(dtype)
         return Constant(result, _source(values))  # pyright: ignore[reportArgumentType]
+
+    def _may_fold(self, shape: Shape, arrays: Sequence[np.ndarray]) -> bool:
+        """Whether a constant of that shape is in proportion to what it is folded from, and to the model."""
+        count = _count(shape)
+        if count is None or count > max(FREE_FOLD, MAX_GROWTH * sum(map(_stored, arrays))):
+            return False
+        self.folded += count
+        most = FREE_TOTAL + MAX_GROWTH * self.given
+        if self.folded > most:
+            raise self.fail(
+                f"the constants of the model unfold to more than {most} elements",
+                "the model is damaged: export it again",
+            )
+        return True
+
+    def _check(self, shape: Shape) -> None:
+        """Refuses tensors without elements, and ones that no machine holds."""
+        if any(isinstance(n, int) and n < 1 for n in shape):
+            raise self.fail(
+                f"a tensor of shape {show(shape)} has no elements", "empty tensors are not supported"
+            )
+        count = sz.lower(sz.product(shape))
+        if count is not None and count > MAX_ELEMENTS:
+            raise self.fail(
+                f"a tensor of shape {show(shape)} has more than {MAX_ELEMENTS} elements",
+                "the model is damaged: export it again",
+            )
 
     def _infer(self, name: str, values: Sequence[Value], attrs: dict[str, Any]) -> tuple[Shape, str]:
         try:
@@ -298,6 +329,7 @@ class Builder:
 
     def _emit(self, name: str, values: tuple[Tensor | Constant, ...], attrs: dict[str, Any]) -> Tensor:
         shape, dtype = self._infer(name, values, attrs)
+        self._check(shape)
         key = (name, *(id(value) for value in values), repr_attrs(attrs))
         if key not in self._known:
             op = Op(name, values, attrs, self.node)
@@ -311,7 +343,7 @@ class Builder:
         if simple is not None:
             return simple
         full, _ = self._infer(name, values, attrs)
-        folded = self._fold(name, values, attrs) if _count(full) <= MAX_FOLDED else None
+        folded = self._fold(name, values, attrs)
         if folded is not None:
             return folded
         known = formula.elementwise(name, values, attrs, full)
@@ -384,9 +416,15 @@ def _symbolic(attrs: dict[str, Any]) -> bool:
     return any(isinstance(item, sz.Size) for item in flat)
 
 
-def _count(shape: Shape) -> int:
+def _count(shape: Shape) -> int | None:
     total = sz.product(shape)
-    return total if isinstance(total, int) else MAX_FOLDED + 1
+    return total if isinstance(total, int) else None
+
+
+def _stored(array: np.ndarray) -> int:
+    """The elements that an array holds in memory, broadcast ones once."""
+    pairs = zip(array.shape, array.strides, strict=True)
+    return math.prod(n for n, stride in pairs if stride)
 
 
 def _source(values: Sequence[Constant]) -> str | None:

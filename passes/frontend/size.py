@@ -50,6 +50,9 @@ class Apply:
 
 Atom: TypeAlias = Symbol | Iota | Apply
 Monomial: TypeAlias = tuple[tuple[Atom, int], ...]
+MAX_TERMS = 64
+MAX_POWER = 16
+MAX_FACTOR = 1 << 63
 TRUTHS = ("nonneg", "iszero")
 
 
@@ -361,6 +364,8 @@ def _times(left: Monomial, right: Monomial) -> Monomial:
         powers[atom] = powers.get(atom, 0) + power
         if isinstance(atom, Apply) and atom.name in TRUTHS:
             powers[atom] = 1
+    if sum(powers.values()) > MAX_POWER:
+        raise FormulaError("a size grows beyond any that a model can have")
     return tuple(sorted(powers.items(), key=lambda pair: _key(pair[0])))
 
 
@@ -381,8 +386,14 @@ def _leading(value: Dim) -> tuple[Monomial, int]:
     return max(terms(value), key=lambda term: _order(term[0]))
 
 
+class FormulaError(ValueError):
+    """A size that grew beyond what any real model says."""
+
+
 def _make(total: dict[Monomial, int]) -> Dim:
     kept = [(monomial, factor) for monomial, factor in total.items() if factor]
+    if len(kept) > MAX_TERMS or any(abs(factor) > MAX_FACTOR for _, factor in kept):
+        raise FormulaError("a size grows beyond any that a model can have")
     if not kept:
         return 0
     if len(kept) == 1 and not kept[0][0]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,6 @@ def convert(model: onnx.ModelProto, shapes: Shapes | None = None) -> Plain:
     `shapes` fixes dimensions of inputs. Two symbolic dimensions that the graph forces to be equal become one:
     each time that shows, the conversion starts again with one name replaced.
     """
-    model = _inlined(model)
     names = dict(_fixed(model, shapes or {}))
     order = _order(model)
     for _ in range(MAX_RESTARTS):
@@ -47,14 +47,6 @@ def convert(model: onnx.ModelProto, shapes: Shapes | None = None) -> Plain:
 
 def _renamed(old: Dim, name: str, value: Dim) -> Dim:
     return sz.replace(old, lambda atom: value if atom == sz.Symbol(name) else sz.of(atom))
-
-
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    if not model.functions:
-        return model
-    from onnx import inliner
-
-    return inliner.inline_local_functions(model)
 
 
 def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
@@ -119,7 +111,7 @@ class _Graph:
         self.versions = {
             item.domain if item.domain != "ai.onnx" else "": item.version for item in model.opset_import
         }
-        self.build = Builder()
+        self.build = Builder(sum(math.prod(tensor.dims) for tensor in model.graph.initializer))
 
     def run(self) -> Plain:
         values: dict[str, Value] = {}
@@ -162,7 +154,9 @@ class _Graph:
             inputs.pop()
         try:
             results = call(build, info, inputs)
-        except ShapeError as error:
+        except RecursionError:
+            raise build.fail("sizes are nested too deep", "the model is damaged: export it again") from None
+        except (ShapeError, sz.FormulaError) as error:
             raise build.fail(f"{node.op_type}: {error}", "the model is damaged: export it again") from None
         for name, value in zip(node.output, results, strict=False):
             if name and value is not None:
