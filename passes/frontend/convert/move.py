@@ -207,8 +207,8 @@ def _cut(build: Builder, x: Value, axis: int, begin: Dim, end: Dim, stride: int)
     if stride < 0:
         return _cut_back(build, x, axis, begin, end, stride)
     begin, end = clamp(build, begin, extent), clamp(build, end, extent)
-    if isinstance(x, Constant) and begin == end:
-        return Constant(np.take(x.array, [], axis))  # an empty shape-like list is legal in between
+    if isinstance(x, Constant | Sizes) and begin == end:
+        return Constant(np.take(x.array, [], axis).astype(x.dtype))  # an empty list of extents is legal
     if sz.at_least(begin - end, 0):
         raise build.fail(
             f"Slice [{begin}:{end}] of an extent of {extent} is empty", "empty tensors are not supported"
