@@ -2,8 +2,8 @@
 
 Handled: `merge(softmax(scale * split(q) @ split(k)^T [+ mask]) @ split(v))` over [batch, heads, sequence,
 width] with the scale anywhere on the way, the mask added or selected by `where`, and the
-`where(isnan(..), 0, ..)` that torch puts behind the softmax. Keys and queries have one length (no cross-attention, no cache); all heads
-have their own keys and values.
+`where(isnan(..), 0, ..)` that torch puts behind the softmax. Keys and queries have one length (no
+cross-attention, no cache); all heads have their own keys and values.
 """
 
 from __future__ import annotations
