@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from espalier.sparsity.banks import banked_columns
 from espalier.sparsity.bitstream import BitReader, BitWriter
-from espalier.sparsity.partition import cut_vectors
+from espalier.sparsity.partition import cut_vectors, group_unions
 from espalier.sparsity.structure import Packed, Structure, as_matrix, ceil_div, index_bits, require
 
 
@@ -171,23 +172,10 @@ class HP(Structure):
         used = in_blocks(matrix != 0, self.B)
         users = used.sum(axis=1, dtype=np.int32)  # [R, K]
         if self.banked:
-            columns = self._banked_columns(users)
+            columns = banked_columns(group_unions(used, self.g), users, self.kc, self.v, self.n)
         else:
             columns = cut_vectors(used, users, self.kc, self.v, self.n, self.g)
         return gather(self, matrix, columns, self.B, self.v, self.n, self.g)
-
-    def _banked_columns(self, users: np.ndarray) -> np.ndarray:
-        """The most used kc / v columns of each bank; where fewer are used, unused ones at the end."""
-        per_bank = self.kc // self.v
-        columns = np.empty((len(users), per_bank, self.v), np.int64)
-        for bank in range(self.v):
-            counts = users[:, bank :: self.v]
-            kept = largest(counts.astype(np.float64), per_bank)
-            kept_columns = np.nonzero(kept)[1].reshape(-1, per_bank)
-            unused = np.take_along_axis(counts, kept_columns, axis=1) == 0
-            order = np.argsort(unused, axis=1, kind="stable")
-            columns[:, :, bank] = np.take_along_axis(kept_columns, order, axis=1) * self.v + bank
-        return columns.reshape(len(users), self.kc)
 
 
 @dataclass(frozen=True)

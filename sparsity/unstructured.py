@@ -30,6 +30,11 @@ class Unstructured(Structure):
     def __post_init__(self) -> None:
         require(self.kept >= 0, f"unstructured: kept must not be negative, got {self.kept}")
 
+    @classmethod
+    def for_sparsity(cls, shape: tuple[int, int], sparsity: float) -> Unstructured:
+        """The number of weights nearest to a wanted sparsity."""
+        return cls(round((1.0 - sparsity) * shape[0] * shape[1]))
+
     @property
     def name(self) -> str:
         return "unstructured"
