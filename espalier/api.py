@@ -70,18 +70,15 @@ def inspect(model: str | Path) -> Inspection:
     reports = []
     for weight in linear_weights(read_model(Path(model))):
         found = detect(weight.matrix)
-        params = dict(found.structure.params())
-        if found.remainder:
-            params["remainder"] = found.remainder
         exact = sizes(weight.matrix, found.structure)
         reports.append(
             WeightReport(
                 name=weight.name,
                 nodes=tuple(weight.nodes),
                 shape=(int(weight.matrix.shape[0]), int(weight.matrix.shape[1])),
-                structure=found.structure.name,
-                label=found.structure.label(),
-                params=params,
+                structure=found.name,
+                label=found.label(),
+                params=found.params(),
                 sparsity=float((weight.matrix == 0).mean()) if weight.matrix.size else 0.0,
                 bytes={name: exact.get(name) for name in FORMATS},
             )

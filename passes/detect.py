@@ -24,6 +24,6 @@ def run(state: State) -> State:
             matrix = np.ascontiguousarray(state.weights[name].array.T)
             found = detect(matrix)
             # no kernel adds a remainder to a structure: such a matrix runs as an unstructured one
-            structure = Unstructured() if found.remainder else found.structure
+            structure = Unstructured(int(np.count_nonzero(matrix))) if found.remainder else found.structure
             packed[name] = (found, structure.pack(matrix))
     return replace(state, packed=packed)
