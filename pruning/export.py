@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,21 +26,27 @@ def export_onnx(
     inputs: Sequence[str],
     outputs: Sequence[str],
     dynamic: Mapping[str, Mapping[int, str]],
+    prefix: str = "",
 ) -> None:
     """Write `model` to ONNX, opset 20, with torch's exporter (`dynamo=True`).
 
     dynamic: input name -> {axis: name of the open dimension}. The exporter stores a weight transposed and
-    under a made-up name; here it gets back the name of the parameter, and its zeros stay exact.
+    under a made-up name; here it gets the name of the parameter, less `prefix`, and its zeros stay exact.
     """
     model.eval()
     names: dict[str, torch.export.Dim] = {}
-    shapes = tuple(
+    shapes: Any = tuple(
         {
             axis: names.setdefault(size, torch.export.Dim(size, min=1))
             for axis, size in dynamic.get(name, {}).items()
         }
         for name in inputs
     )
+    if any(
+        parameter.kind is parameter.VAR_POSITIONAL
+        for parameter in signature(model.forward).parameters.values()
+    ):
+        shapes = (shapes,)
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -55,19 +63,19 @@ def export_onnx(
             logger.setLevel(level)
     assert program is not None
     proto = program.model_proto
-    restore_names(proto, model)
+    restore_names(proto, model, prefix)
     strip(proto)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
 
 
-def restore_names(proto: onnx.ModelProto, model: nn.Module) -> None:
+def restore_names(proto: onnx.ModelProto, model: nn.Module, prefix: str) -> None:
     """Rename the initializers that hold a parameter of `model`, or its transpose, to its name."""
     by_bytes: dict[tuple[tuple[int, ...], bytes], str] = {}
     for name, parameter in model.named_parameters():
         array = parameter.detach().cpu().numpy()
         for form in (array, array.T):
-            by_bytes.setdefault((form.shape, np.ascontiguousarray(form).tobytes()), name)
+            by_bytes.setdefault((form.shape, np.ascontiguousarray(form).tobytes()), name.removeprefix(prefix))
     taken = {initializer.name for initializer in proto.graph.initializer}
     renamed: dict[str, str] = {}
     for initializer in proto.graph.initializer:

@@ -69,6 +69,14 @@ class PruneOptions:
         ):
             if value not in known:
                 raise UsageError(f"{what} {value!r} is unknown", hint=unknown(f"a {what}", value, known))
+        for what, value in (("distil", self.distil), ("pruned_by", self.pruned_by)):
+            if not 0.0 <= value <= 1.0:
+                raise UsageError(
+                    f"{what} is {value:g}, expected from 0 to 1",
+                    hint="it is a share; give a value from 0 to 1",
+                )
+        if self.rate is not None and not 0.0 < self.rate < 10.0:
+            raise UsageError(f"rate is {self.rate:g}, expected above 0", hint="give for example --rate 5e-4")
         if not 0.0 < self.sparsity < 1.0:
             raise UsageError(
                 f"sparsity is {self.sparsity:g}, expected between 0 and 1",
@@ -232,8 +240,9 @@ def export_checked(model: nn.Module, task: Task, output: Path) -> float:
     example = task.example()
     signature = task.signature
     export_onnx(
-        model, output, example, inputs=signature.inputs, outputs=signature.outputs, dynamic=signature.dynamic
-    )
+        model, output, example,
+        inputs=signature.inputs, outputs=signature.outputs, dynamic=signature.dynamic, prefix=task.prefix,
+    )  # fmt: skip
     with torch.no_grad():
         expected = model(*example).numpy()
     session = onnxruntime.InferenceSession(str(output), providers=["CPUExecutionProvider"])

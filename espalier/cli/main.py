@@ -23,6 +23,7 @@ VERBS = {
     "compile": "espalier.cli.compile",
     "run": "espalier.cli.run",
     "bench": "espalier.cli.bench",
+    "prune": "espalier.cli.prune",
     "devices": "espalier.cli.devices",
     "report": "espalier.cli.report",
 }

@@ -51,7 +51,8 @@ class Task(ABC):
     """One task. All randomness comes from a seed and the number of the step, so a run can go on anywhere.
 
     metric: the name of the figure in `evaluate` that stands for quality; higher is better.
-    leave: linear layers that are not pruned, as in `prunable_layers`.
+    leave: linear layers that are not pruned, as in `prunable_layers`. prefix: what the names of ONNX
+    initializers leave out of the names of the model's parameters.
     """
 
     name: ClassVar[str]
@@ -59,6 +60,7 @@ class Task(ABC):
     recipe: ClassVar[Recipe]
     leave: ClassVar[tuple[str, ...]] = ()
     signature: ClassVar[Signature]
+    prefix: ClassVar[str] = ""
 
     @abstractmethod
     def model(self) -> nn.Module:
