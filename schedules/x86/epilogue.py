@@ -1,29 +1,40 @@
-"""The end of a linear kernel in TVMScript: what is done to a vector of sums before it is stored."""
+"""The end of a linear kernel: what is done to sums before they are stored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from espalier.schedules.linear import Epilogue
+from espalier.schedules.x86 import vmath
+from espalier.schedules.x86.build import handle, matched, parameter
 
 
-def parameters(epilogue: Epilogue, n: int, residual: str) -> list[str]:
-    """Function parameters of the epilogue; `residual` declares the residual, whose layout is y's."""
-    declared = [f'Bias: T.Buffer(({n},), "float32")'] if epilogue.bias else []
-    return declared + ([residual] if epilogue.residual else [])
+@dataclass
+class End:
+    """An epilogue with its buffers."""
 
+    epilogue: Epilogue
+    bias: Any = None
+    residual: Any = None
 
-def result(epilogue: Epilogue, sums: str, bias: str, residual: str) -> str:
-    """act(sums + bias) + residual, all of them vector expressions."""
-    text = f"{sums} + {bias}" if epilogue.bias else sums
-    if epilogue.activation != "none":
-        text = f"activation({text})"
-    return f"{text} + {residual}" if epilogue.residual else text
+    @classmethod
+    def declare(cls, epilogue: Epilogue, n: int) -> End:
+        """Declare the parameters: bias f32 `[n]` and residual."""
+        return cls(
+            epilogue,
+            parameter("Bias", (n,)) if epilogue.bias else None,
+            handle("residual") if epilogue.residual else None,
+        )
 
+    def match(self, shape: tuple[Any, ...]) -> None:
+        """Give the residual its shape, y's."""
+        if self.residual is not None:
+            self.residual = matched("Residual", self.residual, shape)
 
-def names(epilogue: Epilogue) -> dict[str, Callable[..., Any]]:
-    """Names that the text of `result` uses."""
-    from espalier.schedules.x86 import vmath
-
-    return {"activation": vmath.ACTIVATIONS[epilogue.activation]}
+    def apply(self, sums: Any, bias: Any, residual: list[Any]) -> Any:
+        """act(sums + bias) + residual. bias: expression made of `self.bias`; residual: its place."""
+        if self.bias is not None:
+            sums = sums + bias(self.bias)
+        sums = vmath.ACTIVATIONS[self.epilogue.activation](sums)
+        return sums if self.residual is None else sums + self.residual[tuple(residual)]

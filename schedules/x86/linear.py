@@ -9,7 +9,9 @@ from espalier.schedules.linear import LinearKernel, LinearWork
 from espalier.schedules.x86.column_lists import uniform
 from espalier.schedules.x86.tile_linear import TileLinear
 from espalier.schedules.x86.tile_shape import MAX_COLUMNS, Lists, TileShape
-from espalier.sparsity import Block, Dense, Zero
+from espalier.schedules.x86.token_linear import TokenLinear
+from espalier.schedules.x86.token_shape import TokenShape
+from espalier.sparsity import BP, HP, Block, Dense, Structure, Zero
 from espalier.targets.cpu import Cpu
 
 
@@ -26,6 +28,9 @@ SHARED = {"sse4": Registers(2, 1), "avx2": Registers(6, 1), "avx512": Registers(
 OWN = {"sse4": Registers(2, 1), "avx2": Registers(2, 2), "avx512": Registers(4, 4)}
 """Where every row has a list of its own, more tiles save loads of weights and columns."""
 
+TOKENS = {"sse4": (2, 16), "avx2": (6, 16), "avx512": (8, 32)}
+"""Rows of x, and rows of W on the lanes, whose sums stay in registers."""
+
 DENSE_HEIGHT = 96
 RAGGED_HEIGHT = 256
 L1_SHARE = 0.6
@@ -35,7 +40,7 @@ L1_SHARE = 0.6
 def candidates(work: LinearWork, cpu: Cpu) -> list[LinearKernel]:
     """Every kernel that can run `work`, the dense one first."""
     if work.layout == "tokens":
-        return []
+        return _over_tokens(work, cpu)
     found: list[LinearKernel] = [_dense(work, cpu)]
     form = uniform(work.structure, work.n, work.k)
     match work.structure:
@@ -56,6 +61,35 @@ def candidates(work: LinearWork, cpu: Cpu) -> list[LinearKernel]:
         found.append(_ragged(work, cpu, "group", SHARED[cpu.isa], work.structure.bh))
     found.append(_ragged(work, cpu, "row", OWN[cpu.isa], work.n))
     return found
+
+
+def _over_tokens(work: LinearWork, cpu: Cpu) -> list[LinearKernel]:
+    tokens, lanes = TOKENS[cpu.isa]
+    found: list[LinearKernel] = [
+        TokenLinear(work, cpu, TokenShape(work.n, work.k, lanes, dense=True), tokens, work.k)
+    ]
+    if isinstance(work.structure, Dense) or work.k > MAX_COLUMNS:
+        return found
+    height = _lane_height(work.structure, lanes)
+    shape = TokenShape(work.n, work.k, height, dense=False)
+    return [*found, TokenLinear(work, cpu, shape, tokens, _kept_by_block(work, height))]
+
+
+def _lane_height(structure: Structure, lanes: int) -> int:
+    """Rows on the lanes: blocks of the structure are not mixed where that keeps the lanes full."""
+    block = structure.B if isinstance(structure, BP | HP) else lanes
+    return min(block, lanes) if block % 16 == 0 or block < lanes else lanes
+
+
+def _kept_by_block(work: LinearWork, height: int) -> float:
+    """Columns that `height` rows keep on the average."""
+    form = uniform(work.structure, work.n, work.k)
+    density = 1 - work.structure.sparsity((work.n, work.k))
+    if form is not None and form.block % height == 0:
+        return form.columns
+    if isinstance(work.structure, Block) and work.structure.bh >= height:
+        return work.k * density
+    return work.k * (1 - (1 - density) ** height)
 
 
 def _chunk(cpu: Cpu, tiles: int) -> int:

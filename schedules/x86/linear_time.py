@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from espalier.schedules.x86.tile_linear import TileLinear
+    from espalier.schedules.x86.token_linear import TokenLinear
 
 EFFICIENCY = {
     "empty": 1.0,
@@ -32,4 +33,13 @@ def tile_milliseconds(kernel: TileLinear, m: int, threads: int) -> float:
     efficiency = EFFICIENCY[("ragged " if shape.ragged else "") + shape.lists]
     arithmetic = 2 * entries * tiles * 16 / (cpu.peak_gflops * efficiency * 1e6)
     memory = entries * 6 / (cpu.memory_gbps * 1e6)
+    return max(arithmetic / min(threads, cpu.cores), memory)
+
+
+def token_milliseconds(kernel: TokenLinear, m: int, threads: int) -> float:
+    """For m tokens."""
+    shape, cpu = kernel.shape, kernel.cpu
+    entries = shape.blocks * shape.lanes * kernel.entries
+    arithmetic = 2 * entries * m / (cpu.peak_gflops * 0.85 * 1e6)
+    memory = entries * 4 / (cpu.memory_gbps * 1e6)
     return max(arithmetic / min(threads, cpu.cores), memory)

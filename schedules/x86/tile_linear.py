@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from espalier.schedules.linear import LinearKernel, LinearWork
-from espalier.schedules.x86 import epilogue, tile_pack, tile_script
-from espalier.schedules.x86.script import prim_func
+from espalier.schedules.x86 import tile_pack
 from espalier.schedules.x86.tile_shape import TileShape
 from espalier.targets.cpu import Cpu
 
@@ -66,12 +65,10 @@ class TileLinear(LinearKernel):
         return tile_pack.pack(self.shape, packed)
 
     def func(self, name: str) -> PrimFunc:
-        end = self.work.epilogue
-        return prim_func(
-            name,
-            tile_script.parameters(self.shape, end),
-            tile_script.body(self.shape, end, self.tiles, self.rows_first),
-            epilogue.names(end),
+        from espalier.schedules.x86 import build, tile_body
+
+        return build.prim_func(
+            name, lambda: tile_body.emit(self.shape, self.work.epilogue, self.tiles, self.rows_first)
         )
 
     def milliseconds(self, m: int, threads: int) -> float:

@@ -75,14 +75,20 @@ class TileShape:
     @property
     def index_shape(self) -> tuple[int, ...]:
         """Of I of a uniform matrix."""
-        match self.lists:
-            case "row":
-                return self.weight_shape[:-1]
-            case "group":
-                return self.weight_shape[:-1]
-            case _:
-                return (self.blocks, self.chunks, self.count)
+        if self.lists == "block":
+            return (self.blocks, self.chunks, self.count)
+        return self.weight_shape[:-1]
 
     @property
     def index_type(self) -> str:
         return "uint64" if self.lists == "row" else "uint16"
+
+    @property
+    def entry_index(self) -> tuple[int, ...]:
+        """Of one entry (four of them for lists "row") of I of a ragged matrix."""
+        return (self.rows,) if self.lists == "row" else ()
+
+    @property
+    def entry_weights(self) -> tuple[int, ...]:
+        """Of the same of W."""
+        return (self.rows, 4) if self.lists == "row" else (self.rows,)

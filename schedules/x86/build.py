@@ -1,0 +1,114 @@
+"""What kernels are written with: TVM's IR builder. Python's loops unroll, the builder's stay loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx import PrimFunc
+from tvm.tirx.script.builder import ir as T
+
+LANES = 16
+"""f32 values of a vector: a row of a tile. LLVM splits it into what the CPU has."""
+
+
+def prim_func(name: str, build: Callable[[], None]) -> PrimFunc:
+    """A scheduled function without aliases; `build` declares parameters and emits the body."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8, "tirx.is_scheduled": True})
+        build()
+    return builder.get()
+
+
+def named(name: str, value: Any) -> Any:
+    """`value` under a name that the printed function shows."""
+    IRBuilder.name(name, value)
+    return value
+
+
+def parameter(name: str, shape: tuple[Any, ...], dtype: str = "float32") -> Any:
+    """A buffer of a fixed shape that the caller gives."""
+    return T.arg(name, T.buffer(shape, dtype))
+
+
+def handle(name: str) -> Any:
+    """A buffer whose shape has symbols: declare it by `matched` once all parameters are there."""
+    return T.arg(name, T.handle())
+
+
+def matched(name: str, pointer: Any, shape: tuple[Any, ...], dtype: str = "float32") -> Any:
+    return named(name, T.match_buffer(pointer, shape, dtype))
+
+
+def long(value: int) -> Any:
+    return T.int64(value)
+
+
+def vector(start: Any = 0) -> Any:
+    """16 places from `start` on."""
+    return T.Ramp(start, 1, LANES)
+
+
+def splat(value: Any) -> Any:
+    """One number in every lane."""
+    return T.Broadcast(value, LANES)
+
+
+def store(buffer: Any, place: list[Any], value: Any) -> None:
+    T.buffer_store(buffer, value, place)
+
+
+@contextmanager
+def opaque(name: str) -> Iterator[None]:
+    """A block that no schedule looks into."""
+    with T.sblock(name):
+        T.reads()
+        T.writes()
+        yield
+
+
+@contextmanager
+def when(condition: Any) -> Iterator[None]:
+    with T.If(condition), T.Then():
+        yield
+
+
+def either(condition: Any, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+    with T.If(condition):
+        with T.Then():
+            then()
+        with T.Else():
+            otherwise()
+
+
+@contextmanager
+def loop(name: str, stop: Any, start: Any = 0) -> Iterator[Any]:
+    """A loop that stays one."""
+    first = long(start) if isinstance(start, int) else start
+    last = long(stop) if isinstance(stop, int) else stop
+    with T.serial(first, last) as i:
+        yield named(name, i)
+
+
+@contextmanager
+def parallel(name: str, count: Any) -> Iterator[Any]:
+    """A loop whose turns the threads share out."""
+    with T.parallel(long(0), count) as i:
+        yield named(name, i)
+
+
+class Vectors:
+    """Vectors that live in registers, as long as every place is a Python number."""
+
+    def __init__(self, name: str, count: int) -> None:
+        buffer = T.sblock_alloc_buffer((count * LANES,), "float32", scope="local")
+        self.buffer = named(name, buffer)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.buffer[vector(i * LANES)]
+
+    def __setitem__(self, i: int, value: Any) -> None:
+        store(self.buffer, [vector(i * LANES)], value)

@@ -1,0 +1,221 @@
+"""The kernels over tiles: see tile_linear.py for what they do, tile_shape.py for how their constants lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from espalier.schedules.linear import Epilogue
+from espalier.schedules.x86.build import (
+    Vectors,
+    either,
+    handle,
+    long,
+    loop,
+    matched,
+    opaque,
+    parallel,
+    parameter,
+    splat,
+    store,
+    vector,
+    when,
+)
+from espalier.schedules.x86.epilogue import End
+from espalier.schedules.x86.tile_shape import TileShape
+
+
+def emit(shape: TileShape, epilogue: Epilogue, tiles: int, rows_first: bool) -> None:
+    """Parameters (x, constants, [bias], [residual], y) and statements of the function."""
+    x = handle("x")
+    index, weights, pieces = _declare_constants(shape)
+    end = End.declare(epilogue, shape.n)
+    y = handle("y")
+    m_tiles = tirx.Var("m_tiles", "int64")
+    x = matched("X", x, (m_tiles, shape.k, 16))
+    y = matched("Y", y, (m_tiles, shape.n, 16))
+    end.match((m_tiles, shape.n, 16))
+    if shape.ragged:
+        entries = tirx.Var("entries", "int64")
+        index = matched("I", index, (entries, *shape.entry_index), shape.index_type)
+        weights = matched("W", weights, (entries, *shape.entry_weights))
+    jobs = (m_tiles + (tiles - 1)) // tiles
+    with parallel("job", jobs * shape.blocks) as job:
+        block, tile = (job // jobs, job % jobs) if rows_first else (job % shape.blocks, job // shape.blocks)
+        turn = _Turn(shape, end, x, index, weights, pieces, y, block)
+        if tiles == 1:
+            turn.emit(1, 1, tile)
+        else:
+            either(
+                tile * tiles + tiles <= m_tiles,
+                lambda: turn.emit(tiles, 1, tile * tiles),
+                lambda: _rest(turn, tiles, tile * tiles, m_tiles % tiles),
+            )
+
+
+def _declare_constants(shape: TileShape) -> tuple[Any, Any, Any]:
+    """(I, W, P), None for what the kernel does not read."""
+    if shape.lists == "empty":
+        return None, None, None
+    if shape.ragged:
+        pieces = parameter("P", (shape.pieces + 1,), "int32")
+        return handle("indices"), handle("weights"), pieces
+    index = None if shape.lists == "none" else parameter("I", shape.index_shape, shape.index_type)
+    return index, parameter("W", shape.weight_shape), None
+
+
+def _rest(turn: _Turn, tiles: int, first: Any, rest: Any) -> None:
+    """The last `rest` < tiles tiles, by the bits of their number."""
+    size = 1 << (tiles - 1).bit_length() - 1
+    while size:
+        groups = 1 if turn.shape.ragged else min(tiles // size, turn.shape.groups)
+        with when(rest // size % 2 == 1):
+            turn.emit(size, groups, first + rest // (2 * size) * (2 * size))
+        size //= 2
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One block of rows for some tiles."""
+
+    shape: TileShape
+    end: End
+    x: Any
+    index: Any
+    weights: Any
+    pieces: Any
+    y: Any
+    block: Any
+
+    def emit(self, tiles: int, groups: int, tile: Any) -> None:
+        """All rows of the block, `groups` groups in registers together."""
+        shape = self.shape
+        count: Any = long(shape.groups)
+        if shape.n % shape.height:
+            left = (shape.n - self.block * shape.height + (shape.rows - 1)) // shape.rows
+            count = tirx.min(count, left)
+        with loop("chunk", shape.chunks) as chunk:
+            with loop("group", count // groups) as group:
+                _Rows(self, tiles, groups, tile, chunk, group * groups).emit()
+            if groups > 1 and (shape.n % shape.height or shape.groups % groups):
+                with loop("group", count % groups) as group:
+                    _Rows(self, tiles, 1, tile, chunk, count // groups * groups + group).emit()
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The innermost part: `groups` groups of rows from `group` on, `tiles` tiles from `tile` on."""
+
+    turn: _Turn
+    tiles: int
+    groups: int
+    tile: Any
+    chunk: Any
+    group: Any
+
+    def emit(self) -> None:
+        shape, turn = self.turn.shape, self.turn
+        sums = [(s, r, b) for s in range(self.groups) for r in range(shape.rows) for b in range(self.tiles)]
+        with opaque("rows"):
+            acc = Vectors("acc", len(sums))
+            place = {key: i for i, key in enumerate(sums)}
+
+            def clear() -> None:
+                for i in range(len(sums)):
+                    acc[i] = splat(tirx.const(0, "float32"))
+
+            def pick_up() -> None:
+                if self._rows_are_short:
+                    clear()  # rows past N have no place in Y
+                self._each_row(lambda key, at: acc.__setitem__(place[key], turn.y[at[0], at[1], at[2]]))
+
+            def leave() -> None:
+                self._each_row(lambda key, at: store(turn.y, at, acc[place[key]]))
+
+            def finish() -> None:
+                self._each_row(lambda key, at: store(turn.y, at, self._ended(acc[place[key]], at)))
+
+            if shape.chunks == 1:
+                clear()
+            else:
+                either(self.chunk == 0, clear, pick_up)
+            if shape.lists != "empty":
+                self._sum(acc, place)
+            if shape.chunks == 1:
+                finish()
+            else:
+                either(self.chunk == shape.chunks - 1, finish, leave)
+
+    def _ended(self, sums: Any, at: list[Any]) -> Any:
+        return self.turn.end.apply(sums, lambda bias: splat(bias[at[1]]), at)
+
+    @property
+    def _rows_are_short(self) -> bool:
+        shape = self.turn.shape
+        return bool(shape.height % shape.rows or shape.n % shape.rows)
+
+    def _each_row(self, do: Callable[[tuple[int, int, int], list[Any]], None]) -> None:
+        """`do(sum, its place in Y)` for each sum whose row exists."""
+        shape = self.turn.shape
+        for s in range(self.groups):
+            for r in range(shape.rows):
+                inside = (self.group + s) * shape.rows + r
+                row = self.turn.block * shape.height + inside
+                limits = list(self._limits(r, inside, row))
+                if limits:
+                    with when(tirx.all(*limits)):
+                        for b in range(self.tiles):
+                            do((s, r, b), [self.tile + b, row, vector()])
+                else:
+                    for b in range(self.tiles):
+                        do((s, r, b), [self.tile + b, row, vector()])
+
+    def _limits(self, r: int, inside: Any, row: Any) -> Iterator[Any]:
+        """Conditions for a row to exist; the first row of a group always does."""
+        shape = self.turn.shape
+        if r and shape.height % shape.rows:
+            yield inside < shape.height
+        if r and self._rows_are_short:
+            yield row < shape.n
+
+    def _sum(self, acc: Vectors, place: dict[tuple[int, int, int], int]) -> None:
+        """The loop along the lists."""
+        shape, turn = self.turn.shape, self.turn
+        first, last = self._span()
+        with loop("j", last, first) as j:
+            for q in range(4 if shape.lists == "row" else 1):
+                for s in range(self.groups):
+                    at = [j] if shape.ragged else [turn.block, self.chunk, self.group + s, j]
+                    for r in range(shape.rows):
+                        column, weight = self._operands(at, j, r, q)
+                        for b in range(self.tiles):
+                            i = place[s, r, b]
+                            acc[i] = acc[i] + turn.x[self.tile + b, column, vector()] * splat(weight)
+
+    def _span(self) -> tuple[Any, Any]:
+        shape, turn = self.turn.shape, self.turn
+        if shape.ragged:
+            piece = (turn.block * shape.chunks + self.chunk) * shape.groups + self.group
+            return turn.pieces[piece].astype("int64"), turn.pieces[piece + 1].astype("int64")
+        if shape.lists == "none" and shape.k % shape.count:
+            return long(0), tirx.min(long(shape.count), shape.k - self.chunk * shape.count)
+        return long(0), long(shape.steps)
+
+    def _operands(self, at: list[Any], j: Any, r: int, q: int) -> tuple[Any, Any]:
+        """The column of x and the weight that multiplies it, for an entry that lies `at` in the constants."""
+        shape, turn = self.turn.shape, self.turn
+        match shape.lists:
+            case "row":
+                word = turn.index[(*at, r)] >> tirx.const(16 * q, "uint64")
+                column = word & tirx.const(0xFFFF, "uint64")
+                return column.astype("int64"), turn.weights[(*at, r, q)]
+            case "group":
+                return turn.index[tuple(at)].astype("int64"), turn.weights[(*at, r)]
+            case "block":
+                column = turn.index[turn.block, self.chunk, j]
+                return column.astype("int64"), turn.weights[(*at, r)]
+            case _:
+                return self.chunk * shape.count + j, turn.weights[(*at, r)]
