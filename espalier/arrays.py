@@ -76,10 +76,13 @@ def _read_array(file: IO[bytes], most: int, where: str) -> np.ndarray:
         raise DataError(
             f"{where} claims the shape {shape} ({size} bytes), more than the file holds", hint=HINT
         )
-    content = file.read(size)
-    if len(content) != size:
-        raise DataError(f"{where} is cut off", hint=HINT)
-    flat = np.frombuffer(bytearray(content), dtype)
+    flat = np.empty(size // dtype.itemsize, dtype)
+    rest = memoryview(flat).cast("B")
+    while rest:
+        count = file.readinto(rest)  # type: ignore[attr-defined]
+        if not count:
+            raise DataError(f"{where} is cut off", hint=HINT)
+        rest = rest[count:]
     return flat.reshape(shape[::-1]).T if by_column else flat.reshape(shape)
 
 

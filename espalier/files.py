@@ -47,6 +47,15 @@ def check_output(path: Path) -> None:
         raise UsageError(f"output {path}: {_why(reason)}", hint=hint) from None
 
 
+def check_overwrite(output: Path, *inputs: Path | None) -> None:
+    """Raises UsageError where the output is one of the inputs."""
+    for path in inputs:
+        if path is not None and path.exists() and output.exists() and output.samefile(path):
+            raise UsageError(
+                f"output {output} would overwrite the input {path}", hint="give another name with -o"
+            )
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its name when the block ends well, and is removed otherwise.

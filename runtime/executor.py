@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 from collections.abc import Mapping
@@ -39,6 +40,12 @@ class Executor:
         self.threads = threads
         self._library = _load(module)
         self._main = self._new_machine()[ENTRY]
+
+    def with_threads(self, threads: int | None) -> Executor:
+        """The same module with another number of threads; nothing is loaded again."""
+        other = copy.copy(self)
+        other.threads = threads
+        return other
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs by name.

@@ -6,6 +6,7 @@ import os
 from threading import local
 
 from espalier.runtime.library import ffi
+from espalier.targets.host import host
 
 SHARE_ALL_CORES = -3
 """TVM's affinity mode in which the number of CPUs named is the number of workers."""
@@ -14,14 +15,13 @@ _pools = local()
 
 
 def set_threads(count: int | None) -> None:
-    """Sets the number of threads; None is every core that this process may use.
+    """Sets the number of threads; None is one for every core that this process may use.
 
     TVM keeps one pool a calling thread and never grows it, so the pool is first made as large as the machine.
     """
-    allowed = len(os.sched_getaffinity(0))
-    wanted = allowed if count is None else count
+    wanted = host().cores if count is None else count
     if not hasattr(_pools, "made"):
-        _configure(max(allowed, wanted))
+        _configure(max(len(os.sched_getaffinity(0)), wanted))
         _pools.made = True
     _configure(wanted)
 

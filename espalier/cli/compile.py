@@ -23,7 +23,7 @@ from espalier.cli.options import (
     threads_option,
 )
 from espalier.errors import UsageError
-from espalier.files import atomic, check_output
+from espalier.files import atomic, check_output, check_overwrite
 
 if TYPE_CHECKING:
     from espalier.api import Compilation
@@ -107,6 +107,7 @@ def command(
     dumps = _dump_paths(path, dump_code, dump_dir)
     for written in (path, *dumps.values()):
         check_output(written)
+        check_overwrite(written, model)
     with output.step(f"compiling {model.name}"):
         done = api.compile_model(
             model,

@@ -254,7 +254,8 @@ def common(verb: Callable[..., None]) -> Callable[..., None]:
         session = ctx.find_root().obj
         session.json, session.verbosity = as_json, verbosity
         level = LOG_LEVELS[0] if quiet else LOG_LEVELS[min(verbosity + 1, 3)]
-        logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr, force=True)
+        logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, force=True)
+        logging.getLogger("espalier").setLevel(level)
         verb(output=Output(as_json, quiet), **options)
 
     return wrapped

@@ -19,6 +19,7 @@ from espalier.cli.options import (
     threads_option,
 )
 from espalier.errors import UsageError
+from espalier.files import check_overwrite
 from espalier.shapes import format_shape
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def command(
     if inputs is not None and (fill_mode is not None or input_shapes is not None):
         given = "--fill-mode" if fill_mode is not None else "--input-shapes"
         raise UsageError(f"-i and {given} exclude each other", hint=f"leave out one of -i and {given}")
+    if path is not None:
+        check_overwrite(path, package, inputs)
     loaded = Package.load(package)
     executor = loaded.executor(threads=threads)
     if inputs is not None:

@@ -84,19 +84,26 @@ class Package:
     def _executor(self) -> Executor:
         return self.executor()
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs by their ONNX names.
+    def run(self, inputs: Mapping[str, np.ndarray], *, threads: int | None = None) -> dict[str, np.ndarray]:
+        """The outputs by their ONNX names. Without `threads`, on all cores.
 
         Raises DataError where the inputs do not fit, UnavailableError where this machine cannot run it.
         """
-        return self._executor.run(inputs)
+        return self._executor.with_threads(threads).run(inputs)
 
-    def benchmark(self, inputs: Mapping[str, np.ndarray], *, repeat: int = 10, number: int = 1) -> Times:
+    def benchmark(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        repeat: int = 10,
+        number: int = 1,
+        threads: int | None = None,
+    ) -> Times:
         """Times `repeat` means of `number` runs each.
 
         Raises as `run` does.
         """
-        return self._executor.benchmark(inputs, repeat=repeat, number=number)
+        return self._executor.with_threads(threads).benchmark(inputs, repeat=repeat, number=number)
 
     def to_dict(self) -> dict[str, Any]:
         """The metadata as plain values."""

@@ -65,6 +65,16 @@ def test_nan_passes_through(tiny_package: Package) -> None:
     np.testing.assert_allclose(y[0], np.maximum(given["x"][0] @ WEIGHT, 0), rtol=1e-5, atol=1e-5)
 
 
+def test_the_number_of_threads_changes_no_output(tiny_package: Package) -> None:
+    given = inputs(8, 64)
+    one, two = (tiny_package.run(given, threads=threads) for threads in (1, 2))
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
+    assert len(tiny_package.benchmark(given, repeat=2, threads=1).milliseconds) == 2
+    executor = tiny_package.executor(threads=1)
+    assert (executor.threads, executor.with_threads(2).threads) == (1, 2)
+
+
 def test_what_does_not_fit_is_refused_before_the_call(tiny_package: Package) -> None:
     given = inputs(2, 3)
     given["ids"] = given["ids"][:1]
