@@ -91,7 +91,8 @@ def _splat(value: str | float) -> str:
 
 
 def _local(name: str, size: int) -> str:
-    return f'{name} = T.sblock_alloc_buffer(({size},), "float32", scope="local")'
+    # under 1 KB "global" lies on the stack, where LLVM turns it into registers; "local" never does on a CPU
+    return f'{name} = T.sblock_alloc_buffer(({size},), "float32", scope="global")'
 
 
 class _Text:

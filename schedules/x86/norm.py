@@ -110,8 +110,9 @@ def _function(work: NormWork, name: str, vectors: Sequence[str], body: list[str]
         f'{n}: T.Buffer(({work.features},), "float32")' if n in vectors else f"{n.lower()}: T.handle"
         for n in order
     ]
+    # "global" lies on the stack, where LLVM turns it into registers; "local" would be allocated at each turn
     buffers = [
-        f'{n} = T.sblock_alloc_buffer(({size},), "float32", scope="local")'
+        f'{n} = T.sblock_alloc_buffer(({size},), "float32", scope="global")'
         for n, size in (("total", 16 * CHAINS), ("centre", 16), ("scale", 16))
     ]
     lines = [
