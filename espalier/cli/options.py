@@ -198,8 +198,17 @@ def _output_path(_ctx: click.Context, _parameter: click.Parameter, value: Path |
 
 Shapes = dict[str, tuple[int, ...]]
 
-FILE = click.Path(path_type=Path)
-"""A path that the verb itself checks, so that each kind of file has its own exit code."""
+
+class File(click.ParamType):
+    """A path that the verb itself checks, so that each kind of file has its own exit code."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(value)
+
+
+FILE = File()
 
 model_argument = click.argument("model", metavar="MODEL.onnx", type=FILE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from espalier.package.metadata import LayerInfo
     from espalier.runtime.executor import CallTime
     from espalier.runtime.inputs import FillMode
+
+LOG = logging.getLogger(__name__)
 
 SUMMARY = ("mean", "median", "max", "min", "std")
 
@@ -84,6 +87,7 @@ def command(
         arrays = read_npz(inputs)
     else:
         arrays = fill_inputs(executor.signature, fill_mode or "random", seed, input_shapes)
+    LOG.info("running %s for %s on %s threads", package, loaded.metadata.target.name, threads or "all")
     outputs = executor.run(arrays)
     timed = print_time or output.json or repeat > 1 or number > 1
     times = executor.benchmark(arrays, repeat=repeat, number=number).to_dict() if timed else {}

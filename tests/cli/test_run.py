@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -148,3 +149,26 @@ def test_the_profile_names_the_layers_in_the_order_of_their_calls() -> None:
     kernels = ["to_tiles_64_0", "f32_hp_r4m4_1", "add", "f32_dense_r6m1_2", "f32_hp_r4m4_1", "f32_hp_r4m4_1"]
     rows = _profile([CallTime(kernel, 1.0) for kernel in kernels], layers)
     assert [row["layer"] for row in rows] == [None, "fc1", None, "fc2", "fc3", None]
+
+
+def test_an_interruption_stops_at_once_and_leaves_no_file(package: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "espalier",
+        "run",
+        str(package),
+        "-o",
+        "out.npz",
+        "--repeat",
+        "1000000000",
+    ]
+    process = subprocess.Popen([*command, "-v"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    started = process.stderr.readline()
+    assert "espalier.cli.run: running" in started, started
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == "error: interrupted\nhint: nothing was written; run the same command again\n"
+    assert not Path("out.npz").exists()
