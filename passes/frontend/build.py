@@ -79,6 +79,8 @@ class Builder:
         if isinstance(value, Broadcast):
             if isinstance(value.base, Constant) and self._may_fold(value.shape, [value.base.array]):
                 return Constant(np.broadcast_to(value.base.array, value.shape), value.base.source)
+            if sz.product(value.base.shape) == sz.product(value.shape):
+                return self.tensor(self.reshape(value.base, value.shape))
             return self._emit("broadcast_to", (value.base,), {"shape": value.shape})
         if isinstance(value, Sizes):
             parts = [self.scalar(n, value.dtype) for n in value.array.reshape(-1)]
@@ -330,7 +332,7 @@ class Builder:
     def _emit(self, name: str, values: tuple[Tensor | Constant, ...], attrs: dict[str, Any]) -> Tensor:
         shape, dtype = self._infer(name, values, attrs)
         self._check(shape)
-        key = (name, *(id(value) for value in values), repr_attrs(attrs))
+        key = (name, *map(_identity, values), repr_attrs(attrs))
         if key not in self._known:
             op = Op(name, values, attrs, self.node)
             result = Tensor(shape, dtype, f"t{len(self.ops)}", op)
@@ -365,6 +367,10 @@ class Builder:
         """What an operator that does nothing passes on."""
         if name == "cast" and values[0].dtype == attrs["dtype"]:
             return values[0]
+        if name in ("multiply", "divide") and values[0].dtype == values[1].dtype:
+            for one, other in (values, values[::-1])[: 2 if name == "multiply" else 1]:
+                if isinstance(other, Constant) and other.array.size == 1 and (other.array == 1).all():
+                    return self.broadcast_to(one, broadcast(one.shape, other.shape))
         if name in ("logical_and", "logical_or"):
             neutral = name == "logical_and"
             for one, other in (values, values[::-1]):
@@ -393,6 +399,13 @@ def _scalars(values: tuple[Tensor | Constant, ...]) -> tuple[Tensor | Constant, 
 
 def _single(value: Tensor | Constant) -> bool:
     return isinstance(value, Constant) and value.array.size == 1
+
+
+def _identity(value: Tensor | Constant) -> object:
+    """A key that equal scalars share."""
+    if isinstance(value, Constant) and value.array.size == 1:
+        return value.shape, value.dtype, value.array.tobytes()
+    return id(value)
 
 
 def truth(value: Value) -> bool | None:

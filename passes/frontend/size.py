@@ -378,8 +378,9 @@ def _over(left: Monomial, right: Monomial) -> Monomial | None:
     return tuple((atom, power) for atom, power in powers.items() if power)
 
 
-def _order(monomial: Monomial) -> tuple[int, tuple[tuple[str, int], ...]]:
-    return sum(power for _, power in monomial), tuple((_key(atom), power) for atom, power in monomial)
+def _order(monomial: Monomial) -> tuple[int, tuple[str, ...]]:
+    word = tuple(sorted(_key(atom) for atom, power in monomial for _ in range(power)))
+    return len(word), word
 
 
 def _leading(value: Dim) -> tuple[Monomial, int]:

@@ -25,10 +25,26 @@ Shapes = Mapping[str, Sequence[int]]
 def convert(model: onnx.ModelProto, shapes: Shapes | None = None) -> Plain:
     """The model as plain operators.
 
-    `shapes` fixes dimensions of inputs. Two symbolic dimensions that the graph forces to be equal become one:
-    each time that shows, the conversion starts again with one name replaced.
+    `shapes` fixes dimensions of inputs. Raises ModelError for a model that cannot be converted, UsageError
+    for shapes that contradict it.
     """
-    names = dict(_fixed(model, shapes or {}))
+    fixed = _fixed(model, shapes or {})
+    try:
+        return _converted(model, fixed)
+    except ModelError as error:
+        if not fixed:
+            raise
+        _converted(model, {})  # raises where the shapes are not to blame
+        given = ", ".join(f"{name}:{list(shape)}" for name, shape in (shapes or {}).items())
+        raise UsageError(
+            f"--input-shapes {given} contradict the model: {error.message}",
+            hint="leave the dimension dynamic, or export the model for that shape",
+        ) from None
+
+
+def _converted(model: onnx.ModelProto, fixed: Mapping[str, Dim]) -> Plain:
+    """Two symbolic dimensions that the graph forces to be equal become one: the conversion starts again."""
+    names = dict(fixed)
     order = _order(model)
     for _ in range(MAX_RESTARTS):
         try:

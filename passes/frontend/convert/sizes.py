@@ -84,6 +84,8 @@ def arange(build: Builder, node: Node, start: Value, limit: Value, delta: Value)
 
 def _integers(build: Builder, value: Value) -> Dim | None:
     """The integer behind a scalar, also behind a cast to a floating type."""
+    while isinstance(value, Tensor) and value.op is not None and value.op.name == "reshape":
+        value = value.op.inputs[0]
     if isinstance(value, Tensor):
         value = build.origins.get(value, value)
     if isinstance(value, Constant) and value.array.dtype.kind == "f":
