@@ -131,7 +131,8 @@ def test_every_plain_operator_compiles(make: Make) -> None:
     weights = {
         "g": f32(5), "c": f32(5), "three": np.int64(3), "two": np.float32(2), "one": np.int64(1),
         "some": np.array([4, 0, -1]), "pads": np.array([0, 1, 0, 0, 2, 1]), "times": np.array([1, 2, 3]),
-        "one1": np.array([1]), "three1": np.array([3]), "two1": np.array([2]), "w": f32(2, 4, 3), "cw": f32(2),
+        "one1": np.array([1]), "three1": np.array([3]), "two1": np.array([2]),
+        "w": f32(2, 4, 3), "cw": f32(2),
         "scale": np.float32(0.1), "zero": np.int8(3),
     }  # fmt: skip
     kinds = {
