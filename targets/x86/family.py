@@ -14,11 +14,12 @@ from espalier.targets.x86.host import cpu_figures, host_device, missing_features
 
 KIND = "llvm"
 
-LOWER_LEVELS: Mapping[Isa, tuple[str, ...]] = {
+LEVELS: Mapping[Isa, tuple[str, ...]] = {
     "avx512": ("x86-64-v3", "x86-64-v2"),
-    "avx2": ("x86-64-v2",),
-    "sse4": (),
+    "avx2": ("x86-64-v3", "x86-64-v2"),
+    "sse4": ("x86-64-v2",),
 }
+"""Levels to which a machine with that vector unit can be held back."""
 
 
 def _text(value: Any) -> str:
@@ -70,12 +71,12 @@ def tags() -> Mapping[str, Mapping[str, Any]]:
 
 
 def devices() -> tuple[Device, ...]:
-    """This machine, if it is an x86 one, its lower instruction levels, and the classes of x86 cores."""
+    """This machine, if it is an x86 one, the same held back to a level, and the classes of x86 cores."""
     try:
         host = host_device()
     except UnavailableError:
         return tuple(_class_device(one) for one in core_classes().values())
-    held_back = tuple(_held_back(host, level) for level in LOWER_LEVELS[host.cpu.isa])
+    held_back = tuple(_held_back(host, level) for level in LEVELS[host.cpu.isa])
     return (host, *held_back, *(_class_device(one) for one in core_classes().values()))
 
 
@@ -125,7 +126,7 @@ def _class_device(one: CoreClass) -> Device:
 
 
 def _held_back(host: Device, level: str) -> Device:
-    """This machine with only the instructions of a lower level, to compare them."""
+    """This machine with only the instructions of a level, to compare them."""
     generic = core_classes()[level].cpu
     name = f"host-{generic.isa}"
     cpu = replace(

@@ -127,6 +127,14 @@ def test_every_device_is_a_target_and_its_figures_have_sources() -> None:
         assert json.loads(json.dumps(device.to_dict()))["name"] == name
 
 
+def test_this_machine_held_back() -> None:
+    cpu = parse_target("host-sse4")
+    assert (cpu.mcpu, cpu.isa, cpu.features) == ("x86-64-v2", "sse4", core_classes()["x86-64-v2"].features)
+    assert (cpu.cores, cpu.l2_bytes, cpu.clock_ghz) == (host().cores, host().l2_bytes, host().clock_ghz)
+    assert cpu.flops_per_cycle == 8 and devices()["host-sse4"].present
+    assert ("host-avx2" in devices()) == (host().isa != "sse4")
+
+
 def test_a_part_of_a_name() -> None:
     assert find_device("sapphire").name == "sapphirerapids"
     with pytest.raises(UsageError, match="'znver' is ambiguous: znver5, znver4"):
