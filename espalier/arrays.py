@@ -77,7 +77,7 @@ def _read_array(file: IO[bytes], most: int, where: str) -> np.ndarray:
             f"{where} claims the shape {shape} ({size} bytes), more than the file holds", hint=HINT
         )
     flat = np.empty(size // dtype.itemsize, dtype)
-    rest = memoryview(flat).cast("B")
+    rest = flat.view(np.uint8).data
     while rest:
         count = file.readinto(rest)  # type: ignore[attr-defined]
         if not count:
