@@ -111,7 +111,7 @@ def check_tokens(program: Sequence[Instruction], geometry: Geometry) -> None:
 
     Raises TokenError naming the instruction: a token taken before any instruction above it gives it, a token
     nobody takes, a counter that could overflow, two queues that touch the same words in no fixed order, or a
-    LINEAR that writes what it reads.
+    compute instruction that writes among the words it reads (NORM and SOFTMAX may write a tensor in place).
     """
     if not program or program[0].name != "START" or program[-1].name != "FINISH":
         raise TokenError(0, "a program begins with START and ends with FINISH")
@@ -132,8 +132,8 @@ def check_tokens(program: Sequence[Instruction], geometry: Geometry) -> None:
         known[q] = n
         clocks.known[q] = known
         items = accesses(instruction, geometry)
-        if instruction.name == "LINEAR":
-            _apart(n, items)
+        if instruction.queue == "compute":
+            _apart(n, instruction, items)
         for other in {0, 1, 2} - {q}:
             late = histories[other].last(items, int(known[other]))
             if late > known[other]:
@@ -156,9 +156,11 @@ def check_tokens(program: Sequence[Instruction], geometry: Geometry) -> None:
         raise TokenError(len(program) - 1, "FINISH waits for everything and needs no tokens")
 
 
-def _apart(n: int, items: Sequence[Access]) -> None:
+def _apart(n: int, instruction: Instruction, items: Sequence[Access]) -> None:
     act = [item for item in items if item.memory == "ACT"]
+    in_place = instruction.name in ("NORM", "SOFTMAX")
     for out in (item for item in act if item.write):
         for read in (item for item in act if not item.write):
-            if out.low < read.high and read.low < out.high:
+            same = in_place and (out.low, out.high) == (read.low, read.high)
+            if not same and out.low < read.high and read.low < out.high:
                 raise TokenError(n, f"writes words {out.low}..{out.high - 1} among those it reads")

@@ -92,8 +92,16 @@ def _rtl_command(geometry: Geometry) -> list[str]:
     sizes = [f"-G{name.upper()}={value}" for name, value in vars(geometry).items()]
     return [
         _tool("verilator", "apt-get install verilator"),
-        *("--cc", "--build", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert"),
-        *("-Wall", "-Wno-fatal", "-CFLAGS", "-std=c++17 -O2 -fPIC", "-LDFLAGS", "-shared"),
+        *("--cc", "--exe", "--build", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert"),
+        *(
+            "-Wno-fatal",
+            "-Wno-UNOPTFLAT",
+            "-Wno-WIDTH",
+            "-CFLAGS",
+            "-std=c++17 -O2 -fPIC",
+            "-LDFLAGS",
+            "-shared",
+        ),
         *("-MAKEFLAGS", "OPT_FAST=-O2 OPT_SLOW=-O0 OPT_GLOBAL=-O2"),
         *("--top-module", "core", *sizes),
     ]

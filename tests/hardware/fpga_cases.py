@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from espalier.codegen.fpga.program import Builder, Program, Tensor
-from espalier.schedules.fpga.layout import from_tiles, to_tiles
-from espalier.targets.fpga import semantics
+from espalier.codegen.fpga.tokens import check_tokens, with_tokens
+from espalier.schedules.fpga.layout import from_tiles, param_words, to_tiles
+from espalier.schedules.fpga.windows import sparse_words, to_bytes
+from espalier.targets.fpga import isa, semantics
 from espalier.targets.fpga.geometry import Geometry
+from espalier.targets.fpga.isa import Instruction
 from espalier.targets.fpga.run import run_stream
 from espalier.targets.fpga.semantics import NormParams, Scale
 from espalier.targets.fpga.simulator import Result, Timing
@@ -124,3 +127,146 @@ def random_case(seed: int, g: Geometry) -> Case:
 needs_verilator = pytest.mark.skipif(
     shutil.which("verilator") is None, reason="verilator is not installed: apt-get install verilator"
 )
+
+
+def random_program(rng: np.random.Generator, g: Geometry):
+    """A sound stream of random instructions, random external memory, a timing.
+
+    Every field is drawn from what the instruction allows; tokens are put in by need, so the result does not
+    depend on time. What would depend on undefined shifts or on words never loaded is fixed beforehand.
+    """
+    beats = 4096
+    memory = rng.integers(0, 256, 4 * beats * g.bus).astype(np.uint8)
+    # region 0 holds sound weight words and parameters at known places
+    words = sparse_words(
+        rng.integers(-128, 128, (g.pes, 80)).astype(np.int8), rng.random((g.pes, 80)) < 0.4, g
+    )
+    image = to_bytes(words, g).reshape(-1)
+    memory[: len(image)] = image
+    beat = len(image) // g.bus
+    entries = isa.pack_params(
+        "linear",
+        bias=rng.integers(-(1 << 20), 1 << 20, 64),
+        mul=rng.integers(0, 1 << 16, 64),
+        shift=rng.integers(0, 48, 64),
+    )
+    memory[beat * g.bus : beat * g.bus + 512] = param_words(entries, g).view(np.uint8).reshape(-1)[:512]
+    mem = isa.names("memory")
+    par_words = 64 // g.params_per_word
+    body = [
+        _load(mem["ACT"], 0, 0, g.act_depth, region=1),
+        _load(mem["WGT"], 0, 0, words.count),
+        _load(mem["WGT_DENSE"], words.count, 1024, g.wgt_depth - words.count),
+        _load(mem["PAR"], 0, beat, par_words),
+        _load(mem["PAR"], par_words, 2048, g.par_depth - par_words),
+        _load(mem["TAB"], 0, 3000, 2),
+        Instruction("SOFTMAX", {"tiles": g.tile_depth, "count": 1, "input": 0, "output": 0}),
+        _relay(),
+    ]
+    for _ in range(int(rng.integers(3, 25))):
+        body.append(_random_instruction(rng, g, words.count, par_words, beats))
+        body.append(_relay())
+    body.append(Instruction("STORE", {"region": 3, "count": g.act_depth, "rows": 1}))
+    program = with_tokens(body, g)
+    check_tokens(program, g)
+    timing = Timing(int(rng.integers(1, 100)), int(rng.integers(1, 4)), int(rng.integers(1, 4)))
+    return isa.assemble(program), memory, timing
+
+
+def _load(memory, sram, dram, count, region=0):
+    values = {"mem": memory, "region": region, "sram": sram, "dram": dram, "count": count, "rows": 1}
+    return Instruction("LOAD", values)
+
+
+def _relay():
+    """A compute instruction over the whole memory, so that tokens can pass between loads and stores."""
+    strides = dict.fromkeys(("input_stride", "residual_stride", "output_stride"), 1023)
+    return Instruction("NORM", {"tiles": 3, "count": 8, "shift": 7, **strides})
+
+
+def _random_instruction(rng, g, sparse_count, par_words, beats):
+    def below(n):
+        return int(rng.integers(0, n))
+
+    half = g.act_depth // 2
+    low, high = (0, half) if below(2) else (half, 0)
+    tiles = 1 + below(12)
+    tensors = {
+        "input": low + below(200),
+        "input_stride": 20 + below(20),
+        "output": high + below(200),
+        "output_stride": below(60),
+    }
+    match ["LINEAR", "LINEAR", "TURN", "NORM", "SOFTMAX", "LOAD", "STORE"][below(7)]:
+        case "LINEAR":
+            sparse = below(2)
+            first = below(g.pes)
+            windows = sparse_count if sparse else 1 + below(20 * g.passes)
+            values = {
+                "sparse": sparse,
+                "activation": below(3),
+                "table": below(2),
+                "token_scale": below(2),
+                "windows": windows,
+                "tiles": tiles,
+                "weights": 0 if sparse else sparse_count + below(g.wgt_depth - sparse_count - windows),
+                **tensors,
+                "params": below(par_words - g.pes // g.params_per_word + 1),
+                "row_first": first,
+                "row_end": first + 1 + below(g.pes - first),
+            }
+            return Instruction("LINEAR", values)
+        case "TURN":
+            kind = below(2)
+            slots = 1 + below(g.pes // g.banks if kind else 10)
+            tiles = 1 + below(tiles if kind else g.pes // g.tokens)
+            words = tiles * g.tokens // g.lanes if kind else slots * g.passes
+            weights = sparse_count + below(g.wgt_depth - sparse_count - words)
+            values = {
+                "kind": kind,
+                "slots": slots,
+                "tiles": tiles,
+                "weights": weights,
+                "first": below(9),
+                "end": below(60),
+            }
+            return Instruction(
+                "TURN", {**values, "input": tensors["input"], "input_stride": tensors["input_stride"]}
+            )
+        case "NORM":
+            count = 1 + below(20 * g.banks)
+            values = {
+                "stats": below(2),
+                "shift": 7 + below(25),
+                "tiles": tiles,
+                "count": count,
+                **tensors,
+                "residual": low + below(200),
+                "residual_stride": below(40),
+                "params": below(g.par_depth - 1 - -(-count // g.params_per_word) - g.banks),
+            }
+            return Instruction("NORM", values)
+        case "SOFTMAX":
+            return Instruction(
+                "SOFTMAX", {"table": below(2), "tiles": tiles, "count": 1 + below(20 * g.banks), **tensors}
+            )
+        case "LOAD":
+            rows, count = 1 + below(4), 1 + below(8)
+            values = {
+                "region": 1,
+                "sram": below(g.act_depth - 32),
+                "dram": below(500),
+                "count": count,
+                "rows": rows,
+            }
+            return Instruction("LOAD", {**values, "stride": below(64)})
+        case _:
+            rows, count = 1 + below(4), 1 + below(8)
+            values = {
+                "region": 2,
+                "sram": below(g.act_depth - 32),
+                "dram": below(500),
+                "count": count,
+                "rows": rows,
+            }
+            return Instruction("STORE", {**values, "stride": below(64)})

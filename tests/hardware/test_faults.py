@@ -19,7 +19,7 @@ from espalier.targets.fpga.isa import Instruction
 from espalier.targets.fpga.simulator import Device, FaultError
 
 pytestmark = pytest.mark.unit
-KINDS = ["functional", pytest.param("rtl", marks=[needs_verilator, pytest.mark.skip(reason="no RTL yet")])]
+KINDS = ["functional", pytest.param("rtl", marks=needs_verilator)]
 G = SMALL
 START, FINISH = G.start(), Instruction("FINISH")
 

@@ -79,6 +79,15 @@ def test_each_kind_of_mistake_has_its_message():
         assert error.value.instruction == at
 
 
+def test_norm_may_work_in_place_but_not_askew():
+    values = {"tiles": 2, "count": 20, "shift": 9, "input": 10, "residual": 10, "output": 10}
+    strides = dict.fromkeys(("input_stride", "residual_stride", "output_stride"), 3)
+    good = Instruction("NORM", {**values, **strides})
+    check_tokens(with_tokens([good], G), G)
+    with pytest.raises(TokenError, match=r"instruction 1: writes words 11..16 among those it reads"):
+        check_tokens(with_tokens([replace(good, values={**good.values, "output": 11})], G), G)
+
+
 def test_a_race_is_found():
     program = [G.start(), load(2, 0, 4), linear(), Instruction("FINISH")]
     with pytest.raises(TokenError, match=r"instruction 2: conflicts with instruction 1 \(LOAD\)"):

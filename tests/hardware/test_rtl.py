@@ -1,0 +1,56 @@
+"""The RTL against numpy and the functional simulator, bit for bit; conflicts never happen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fpga_cases import BASE, SMALL, encoder_case, needs_verilator, random_case, random_program
+
+from espalier.targets.fpga.simulator import Device, Timing
+
+pytestmark = [pytest.mark.unit, needs_verilator]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_encoder_layers_equal_numpy(seed):
+    case = random_case(seed, SMALL)
+    fast, slow = case.run("rtl"), case.run("rtl", Timing(latency=90, beats=1, cycles=3))
+    assert fast.counters["conflicts"] == slow.counters["conflicts"] == 0
+    assert slow.counters["cycles"] > fast.counters["cycles"]
+    assert fast.counters["windows"] == slow.counters["windows"] == case.run("functional").counters["windows"]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_programs_leave_the_same_memory(seed):
+    rng = np.random.default_rng(seed)
+    stream, memory, timing = random_program(rng, SMALL)
+    found = []
+    for kind in ("functional", "rtl"):
+        with Device(kind, SMALL, len(memory), timing) as device:
+            for region in range(4):
+                device.region(region, region * len(memory) // 4, len(memory) // 4)
+            device.write(0, memory)
+            result = device.run(stream, cycles=2_000_000)
+            found.append(device.read(0, len(memory)))
+            assert result.counters["conflicts"] == 0
+    assert (found[0] != memory).any()
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_another_geometry_is_a_fault():
+    from espalier.targets.fpga import isa
+    from espalier.targets.fpga.isa import Instruction
+
+    other = replace(SMALL, par_depth=256)
+    with Device("rtl", SMALL, 64) as device:
+        result = device.try_run(isa.assemble([other.start(), Instruction("FINISH")]))
+    assert (result.fault, result.instruction) == ("GEOMETRY", 0)
+
+
+@pytest.mark.slow
+def test_tinybert_layer_equals_numpy():
+    case = encoder_case(np.random.default_rng(0), BASE, 64, 312, 600, 12)
+    result = case.run("rtl")
+    assert result.counters["conflicts"] == 0
