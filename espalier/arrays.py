@@ -16,6 +16,9 @@ from espalier.files import atomic, require_file
 
 MOST_BYTES = 1 << 30
 MOST_ARRAYS = 1024
+CHUNK = 1 << 20
+"""zipfile makes a copy of what it reads at once."""
+
 HINT = "write it with numpy.savez(path, name=array, ..)"
 
 
@@ -79,7 +82,7 @@ def _read_array(file: IO[bytes], most: int, where: str) -> np.ndarray:
     flat = np.empty(size // dtype.itemsize, dtype)
     rest = flat.view(np.uint8).data
     while rest:
-        count = file.readinto(rest)  # type: ignore[attr-defined]
+        count = file.readinto(rest[:CHUNK])  # type: ignore[attr-defined]
         if not count:
             raise DataError(f"{where} is cut off", hint=HINT)
         rest = rest[count:]
