@@ -29,6 +29,7 @@ from espalier.passes.frontend.values import (
     Value,
     as_index,
     dims,
+    extents,
     settle,
     small,
 )
@@ -78,7 +79,7 @@ class Builder:
         """The value as something an operator can read."""
         if isinstance(value, Broadcast):
             if isinstance(value.base, Constant) and self._may_fold(value.shape, [value.base.array]):
-                return Constant(np.broadcast_to(value.base.array, value.shape), value.base.source)
+                return Constant(np.broadcast_to(value.base.array, extents(value.shape)), value.base.source)
             if sz.product(value.base.shape) == sz.product(value.shape):
                 return self.tensor(self.reshape(value.base, value.shape))
             return self._emit("broadcast_to", (value.base,), {"shape": value.shape})
@@ -88,7 +89,7 @@ class Builder:
             flat = ones[0] if len(ones) == 1 else self._emit("concat", tuple(ones), {"axis": 0})
             return self.tensor(self.reshape(flat, value.shape))
         if isinstance(value, Index):
-            return self.tensor(formula.compute(self, value))
+            return self.tensor(formula.compute(self, value))  # pyright: ignore[reportArgumentType]
         if isinstance(value, Stack):
             full = [self.tensor(part) for part in value.parts]
             return self._emit("concat", tuple(full), {"axis": len(value.shape) - 1})
@@ -143,9 +144,9 @@ class Builder:
         except ShapeError as error:
             raise self.fail(str(error)) from None
         if isinstance(value, Sizes):
-            return Sizes(value.array.reshape(shape), value.dtype)
+            return Sizes(value.array.reshape(extents(shape)), value.dtype)
         if isinstance(value, Constant):
-            return Constant(value.array.reshape(shape), value.source)
+            return Constant(value.array.reshape(extents(shape)), value.source)
         moved = formula.reshape(value, shape) if isinstance(value, Index) else None
         if moved is not None:
             return moved
@@ -195,7 +196,7 @@ class Builder:
         self._check(shape)
         count = _count(shape)
         if isinstance(value, Constant) and count is not None and count <= 16 * value.array.size:
-            return Constant(np.broadcast_to(value.array, shape), value.source)  # pyright: ignore[reportArgumentType]
+            return Constant(np.broadcast_to(value.array, extents(shape)), value.source)  # pyright: ignore[reportArgumentType]
         index = as_index(value) if isinstance(value, Index | Sizes) else None
         if index is not None:
             return settle(Index(shape, index.expr, index.dtype))
@@ -360,7 +361,7 @@ class Builder:
 
     def _base(self, value: Value) -> Tensor | Constant:
         if isinstance(value, Index):
-            value = formula.compute(self, value)
+            value = formula.compute(self, value)  # pyright: ignore[reportArgumentType]
         return value.base if isinstance(value, Broadcast) else self.tensor(value)
 
     def _simplify(self, name: str, values: Sequence[Value], attrs: dict[str, Any]) -> Value | None:

@@ -6,7 +6,7 @@ extents; those are refused here first, cheaply, before anything is inferred or f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx
 import onnx.inliner
@@ -200,7 +200,7 @@ def _nodes(model: onnx.ModelProto, functions: set[tuple[str, str]]) -> None:
                 )
 
 
-def _refuse(node: onnx.NodeProto, domain: str, known: dict[tuple[str, str], object]) -> None:
+def _refuse(node: onnx.NodeProto, domain: str, known: Collection[tuple[str, str]]) -> None:
     """Raises for an operator that has no converter."""
     name = f"{domain}:{node.op_type}" if domain else node.op_type
     if domain == "" and node.op_type in ("Loop", "Scan", "SequenceMap"):

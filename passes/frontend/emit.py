@@ -38,7 +38,7 @@ class _Emitter:
     def __init__(self, plain: Plain) -> None:
         from tvm import relax
 
-        self.relax = relax
+        self.relax: Any = relax
         self.plain = plain
         self.taken: set[str] = set()
         self.symbols: dict[str, Any] = {}

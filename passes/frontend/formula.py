@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from espalier.passes.frontend import size as sz
-from espalier.passes.frontend.size import Apply, Atom, Dim, Iota, Symbol, iota
+from espalier.passes.frontend.size import Apply, Atom, Dim, Iota, iota
 from espalier.passes.frontend.values import (
     Constant,
     Index,
@@ -16,6 +16,7 @@ from espalier.passes.frontend.values import (
     Sizes,
     Value,
     as_index,
+    extents,
     settle,
     small,
 )
@@ -100,13 +101,13 @@ def elementwise(name: str, values: Sequence[Value], attrs: dict[str, Any], shape
             np.vectorize(int, otypes=[object])(a) if a.size and isinstance(a.reshape(-1)[0], bool) else a
             for a in arrays
         ]
-        flat = [np.broadcast_to(array, shape).reshape(-1) for array in arrays]
+        flat = [np.broadcast_to(array, extents(shape)).reshape(-1) for array in arrays]
         results = [function(*items) for items in zip(*flat, strict=True)]
         if any(result is None for result in results):
             return None
         array = np.empty(len(results), dtype=object)
         array[:] = results
-        return small(array.reshape(shape), dtype)
+        return small(array.reshape(extents(shape)), dtype)
     if not any(isinstance(value, Index) for value in values):
         return None
     indices = [as_index(value) for value in values]
@@ -125,10 +126,10 @@ def squeezed(value: Value) -> Index | None:
 def move(expr: Dim, axes: dict[int, Dim]) -> Dim:
     """The formula with the position of each axis replaced."""
 
-    def change(atom: Symbol | Iota | Apply) -> Dim:
+    def change(atom: Atom) -> Dim:
         return axes.get(atom.axis, sz.of(atom)) if isinstance(atom, Iota) else sz.of(atom)
 
-    return sz.replace(expr, change)  # pyright: ignore[reportArgumentType]
+    return sz.replace(expr, change)
 
 
 def reshape(value: Index, shape: Shape) -> Value | None:
@@ -216,15 +217,15 @@ def _integer(build: Builder, expr: Dim, rank: int) -> Value:
             return _ramp(build, atom, constant, rank)
     total: Value | None = None
     for monomial, factor in moving:
-        part = None
+        product: Value | None = None
         for atom, power in monomial:
             for _ in range(power):
                 one = build("cast", _atom(build, atom, rank), dtype="int64")
-                part = one if part is None else build("multiply", part, one)
-        assert part is not None
+                product = one if product is None else build("multiply", product, one)
+        assert product is not None
         if factor != 1:
-            part = build("multiply", part, build.const(factor, "int64"))
-        total = part if total is None else build("add", total, part)
+            product = build("multiply", product, build.const(factor, "int64"))
+        total = product if total is None else build("add", total, product)
     assert total is not None
     return total if constant == 0 else build("add", total, build.scalar(constant, "int64"))
 

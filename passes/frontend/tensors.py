@@ -14,7 +14,7 @@ from espalier.errors import ModelError
 MAX_ELEMENTS = 1 << 31
 MAX_RANK = 8
 DAMAGED = "the file is damaged: export the model again"
-BITS = {
+BITS: dict[int, int] = {
     TensorProto.FLOAT: 32,
     TensorProto.DOUBLE: 64,
     TensorProto.FLOAT16: 16,
@@ -32,7 +32,7 @@ BITS = {
     TensorProto.UINT4: 4,
 }
 # the field that holds the numbers when raw_data is absent, and values a number
-FIELDS = {
+FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data",
     TensorProto.DOUBLE: "double_data",
     TensorProto.INT64: "int64_data",
@@ -148,6 +148,7 @@ def dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
         indices = (
             np.ravel_multi_index(tuple(indices.T), dims) if len(dims) else np.zeros(len(indices), np.int64)
         )
+    indices = np.asarray(indices)
     if indices.size and (indices.min() < 0 or indices.max() >= math.prod(dims)):
         raise ModelError(f"{where} has an index outside {list(dims)}", hint=DAMAGED)
     if len(np.unique(indices)) != len(indices):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 
-from espalier.passes.frontend.size import Dim, Iota, Symbol, iota, of, replace
+from espalier.passes.frontend.size import Atom, Dim, Iota, iota, of, replace
 
 Shape: TypeAlias = tuple[Dim, ...]
 
@@ -109,6 +110,12 @@ class Plain:
     limits: dict[str, int] = field(default_factory=dict)
 
 
+def extents(shape: Sequence[Dim]) -> tuple[int, ...]:
+    """A shape without symbols, as plain integers."""
+    assert all(isinstance(n, int) for n in shape), shape
+    return tuple(n for n in shape if isinstance(n, int))
+
+
 def dims(value: Value) -> list[Dim] | None:
     """The integers of a 0-D or 1-D shape-like value, when they are known."""
     if isinstance(value, Constant) and value.array.dtype.kind in "iub" and value.array.ndim <= 1:
@@ -140,7 +147,7 @@ def has_iota(expr: Dim) -> bool:
     """Whether an expression depends on a position."""
     found = False
 
-    def look(atom: Symbol | Iota) -> Dim:
+    def look(atom: Atom) -> Dim:
         nonlocal found
         found = found or isinstance(atom, Iota)
         return of(atom)

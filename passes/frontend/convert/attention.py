@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from espalier.passes.frontend import size as sz
 from espalier.passes.frontend.build import Builder
+from espalier.passes.frontend.convert.move import take
 from espalier.passes.frontend.convert.registry import MICROSOFT, Node, converts
 from espalier.passes.frontend.size import Dim, iota
 from espalier.passes.frontend.values import Index, Value, dims
@@ -155,8 +156,6 @@ def contrib_rotary(build: Builder, node: Node, x: Value, positions: Value, cos: 
 
 def rotate(build: Builder, node: Node, x: Value, cos: Value, sin: Value, positions: Value | None) -> Value:
     """ONNX RotaryEmbedding on [B, H, S, D] or [B, S, H * D]."""
-    from espalier.passes.frontend.convert.move import take
-
     flat = len(x.shape) == 3
     if flat:
         heads = node.get("num_heads", 0)

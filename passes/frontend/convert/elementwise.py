@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 
 from espalier.passes.frontend.build import Builder
 from espalier.passes.frontend.convert.registry import Node, converts
@@ -140,8 +141,6 @@ DTYPES = (
 
 def dtype_name(build: Builder, code: int) -> str:
     """The name of an ONNX element type that is supported."""
-    import onnx
-
     name = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)))
     if name not in DTYPES:
         raise build.fail(

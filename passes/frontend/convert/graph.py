@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from espalier.errors import ModelError, UsageError
+from espalier.errors import ModelError, UsageError, unknown
 from espalier.passes.frontend import size as sz
 from espalier.passes.frontend.build import Builder, truth
 from espalier.passes.frontend.convert.registry import Node, call
@@ -90,8 +90,6 @@ def _fixed(model: onnx.ModelProto, shapes: Shapes) -> dict[str, Dim]:
     fixed: dict[str, Dim] = {}
     for name, wanted in shapes.items():
         if name not in inputs:
-            from espalier.errors import unknown
-
             raise UsageError(f"the model has no input {name!r}", hint=unknown("an input", name, inputs))
         have = inputs[name].type.tensor_type.shape.dim
         if len(have) != len(wanted):

@@ -21,6 +21,7 @@ from espalier.passes.frontend.values import (
     Value,
     as_index,
     settle,
+    small,
 )
 
 
@@ -269,8 +270,6 @@ def take(build: Builder, x: Value, indices: Value, axis: int) -> Value:
                 )
             array = np.where(array < 0, array + extent, array)
         if isinstance(x, Sizes) and x.array.ndim == 1:
-            from espalier.passes.frontend.values import small
-
             return small(np.asarray(np.take(x.array, array), dtype=object), x.dtype)
         indices = Constant(array, indices.source)
     index = as_index(indices)

@@ -10,12 +10,13 @@ import numpy as np
 
 from espalier.passes.frontend import size as sz
 from espalier.passes.frontend.build import Builder
+from espalier.passes.frontend.convert.activation import leaky_relu
 from espalier.passes.frontend.convert.elementwise import dtype_name
 from espalier.passes.frontend.convert.linear import conv as float_conv
 from espalier.passes.frontend.convert.linear import product
 from espalier.passes.frontend.convert.registry import MICROSOFT, Node, converts
 from espalier.passes.frontend.plain import axes_of
-from espalier.passes.frontend.values import Value
+from espalier.passes.frontend.values import Constant, Value
 
 BOUNDS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535)}
 
@@ -26,16 +27,16 @@ def quantize_linear(build: Builder, node: Node, x: Value, scale: Value, zero: Va
     dtype = zero.dtype if zero is not None else "uint8"
     if zero is None and node.get("output_dtype", 0):
         dtype = dtype_name(build, node.attrs["output_dtype"])
-    scale, zero = (_spread(build, node, x, v) for v in (scale, zero))
-    assert scale is not None
+    scale = _spread(build, node, x, scale)
+    zero = None if zero is None else _spread(build, node, x, zero)
     return quantize(build, x, scale, zero, dtype)
 
 
 @converts("DequantizeLinear", since=10, inputs=(2, 3))
 @converts("DequantizeLinear", domain=MICROSOFT, inputs=(2, 3))
 def dequantize_linear(build: Builder, node: Node, x: Value, scale: Value, zero: Value | None) -> Value:
-    scale, zero = (_spread(build, node, x, v) for v in (scale, zero))
-    assert scale is not None
+    scale = _spread(build, node, x, scale)
+    zero = None if zero is None else _spread(build, node, x, zero)
     return dequantize(build, x, scale, zero)
 
 
@@ -61,15 +62,13 @@ def dequantize(build: Builder, x: Value, scale: Value, zero: Value | None) -> Va
 
 
 def _is_zero(build: Builder, zero: Value) -> bool:
-    from espalier.passes.frontend.values import Constant
-
     return isinstance(zero, Constant) and not zero.array.any()
 
 
-def _spread(build: Builder, node: Node, x: Value, v: Value | None) -> Value | None:
+def _spread(build: Builder, node: Node, x: Value, v: Value) -> Value:
     """A scale or zero point in a shape that broadcasts with x: per tensor, per axis or per block."""
-    if v is None or sz.product(v.shape) == 1:
-        return v if v is None else build.reshape(v, ())
+    if sz.product(v.shape) == 1:
+        return build.reshape(v, ())
     (axis,) = axes_of([node.get("axis", 1)], len(x.shape))
     block = node.get("block_size", 0)
     if not block:
@@ -202,8 +201,8 @@ def matmul_integer_to_float(
 def dynamic_quantize_matmul(
     build: Builder, node: Node, a: Value, b: Value, b_scale: Value, b_zero: Value | None, bias: Value | None
 ) -> Value:
-    q, scale, zero = dynamic_quantize_linear(build, node, a)  # pyright: ignore[reportCallIssue]
-    return matmul_integer_to_float(build, node, q, b, scale, b_scale, zero, b_zero, bias)  # pyright: ignore
+    q, scale, zero = dynamic_quantize_linear(build, node, a)
+    return matmul_integer_to_float(build, node, q, b, scale, b_scale, zero, b_zero, bias)
 
 
 @converts("QLinearAdd", "QLinearMul", domain=MICROSOFT, inputs=(7, 8))
@@ -234,13 +233,11 @@ def qlinear_unary(
     y_scale: Value,
     y_zero: Value | None,
 ) -> Value:
-    from espalier.passes.frontend.convert.activation import leaky_relu
-
     y = dequantize(build, x, x_scale, x_zero)
     if node.op == "QLinearSigmoid":
         y = build("sigmoid", y)
     elif node.op == "QLinearLeakyRelu":
-        y = leaky_relu(build, node, y)  # pyright: ignore[reportCallIssue]
+        y = leaky_relu(build, node, y)
     else:
         y = build("softmax", y, axis=axes_of([node.get("axis", -1)], len(y.shape))[0])
     return quantize(build, y, y_scale, y_zero, x.dtype)
@@ -276,8 +273,8 @@ def qlinear_conv(
     weight = dequantize(build, w, along[0], along[1])
     if bias is not None:
         bias = build("multiply", build("cast", bias, dtype="float32"), build("multiply", x_scale, w_scale))
-    y = float_conv(build, node, dequantize(build, x, x_scale, x_zero), weight, bias)  # pyright: ignore[reportCallIssue]
-    return quantize(build, y, y_scale, y_zero, y_zero.dtype)  # pyright: ignore[reportArgumentType]
+    y = float_conv(build, node, dequantize(build, x, x_scale, x_zero), weight, bias)
+    return quantize(build, y, y_scale, y_zero, y_zero.dtype)
 
 
 @converts("MatMulNBits", domain=MICROSOFT, inputs=(3, 6))
@@ -308,8 +305,6 @@ def matmul_nbits(
         )
     factor = build.array(scales, "the scales of MatMulNBits").reshape(n, blocks, 1)
     weight = ((codes.astype(np.float32) - points[:, :, None]) * factor).reshape(n, -1)[:, :k]
-    from espalier.passes.frontend.values import Constant
-
     source = b.source if isinstance(b, Constant) else None
     y = build.matmul(a, Constant(weight.T.astype(a.dtype), source))
     return y if bias is None else build("add", y, bias)

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from espalier.passes.frontend.build import Builder
 from espalier.passes.frontend.values import Value
@@ -45,6 +45,7 @@ class Node:
 
 
 Convert: TypeAlias = Callable[..., Value | Sequence[Value | None]]
+C = TypeVar("C", bound=Convert)
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ _TABLE: dict[tuple[str, str], Converter] = {}
 
 def converts(
     *names: str, domain: str = "", since: int = 1, inputs: tuple[int, int] = (1, 1)
-) -> Callable[[Convert], Convert]:
+) -> Callable[[C], C]:
     """Registers a converter for operators; `inputs` is the least and the greatest number of inputs."""
 
-    def register(function: Convert) -> Convert:
+    def register(function: C) -> C:
         for name in names:
             key = (domain, name)
             if key in _TABLE:

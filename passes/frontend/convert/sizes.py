@@ -6,6 +6,7 @@ import numpy as np
 
 from espalier.passes.frontend import size as sz
 from espalier.passes.frontend.build import Builder
+from espalier.passes.frontend.convert.elementwise import dtype_name
 from espalier.passes.frontend.convert.registry import Node, converts
 from espalier.passes.frontend.size import Dim, iota
 from espalier.passes.frontend.values import Constant, Index, Tensor, Value, dims, settle, small
@@ -65,24 +66,21 @@ def arange(build: Builder, node: Node, start: Value, limit: Value, delta: Value)
                 f"Range from {first} to {last} by {step} has {count} elements", "expected 1 to 2^24"
             )
         return Constant((first + step * np.arange(count)).astype(start.dtype))
-    known = [_integers(build, v) for v in (start, limit, delta)]
-    if any(n is None for n in known):
+    first, last, step = (_integer(build, v) for v in (start, limit, delta))
+    if first is None or last is None or step is None:
         raise build.fail(
             "the bounds of Range depend on the input's data",
             "only shapes that follow from the input's shape are supported",
         )
-    first, last, step = known
     if not isinstance(step, int) or step == 0:
         raise build.fail(f"Range by {step}", "only constant steps are supported")
-    extent = sz.floordiv(last - first + step - (1 if step > 0 else -1), step)  # pyright: ignore[reportOperatorIssue, reportOptionalOperand]
+    extent = sz.floordiv(last - first + step - (1 if step > 0 else -1), step)
     dtype = start.dtype
-    ramp = Index(
-        (extent,), first + iota(-1, extent) * step, dtype if dtype in ("int64", "int32") else "int64"
-    )  # pyright: ignore[reportOperatorIssue, reportOptionalOperand]
+    ramp = Index((extent,), first + iota(-1, extent) * step, "int32" if dtype == "int32" else "int64")
     return build("cast", settle(ramp), dtype=dtype)
 
 
-def _integers(build: Builder, value: Value) -> Dim | None:
+def _integer(build: Builder, value: Value) -> Dim | None:
     """The integer behind a scalar, also behind a cast to a floating type."""
     while isinstance(value, Tensor) and value.op is not None and value.op.name == "reshape":
         value = value.op.inputs[0]
@@ -99,8 +97,6 @@ def _integers(build: Builder, value: Value) -> Dim | None:
 def eye_like(build: Builder, node: Node, x: Value) -> Value:
     if len(x.shape) != 2:
         raise build.fail(f"EyeLike of {len(x.shape)} dimensions, expected 2", "the model is damaged")
-    from espalier.passes.frontend.convert.elementwise import dtype_name
-
     dtype = dtype_name(build, node.attrs["dtype"]) if "dtype" in node.attrs else x.dtype
     row, column = iota(-2, x.shape[0]), iota(-1, x.shape[1])
     return build("cast", Index(x.shape, sz.equal(row + node.get("k", 0), column), "bool"), dtype=dtype)
