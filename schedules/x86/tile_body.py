@@ -31,7 +31,7 @@ from espalier.schedules.x86.tile_shape import TileShape
 def emit(shape: TileShape, epilogue: Epilogue, tiles: int, rows_first: bool) -> None:
     """Parameters (x, constants, [bias], [residual], y) and statements of the function."""
     x = handle("x")
-    index, weights, pieces = _declare_constants(shape)
+    index, weights, pieces, order = _declare_constants(shape)
     end = End.declare(epilogue, shape.n)
     y = handle("y")
     m_tiles = tirx.Var("m_tiles", "int64")
@@ -45,7 +45,7 @@ def emit(shape: TileShape, epilogue: Epilogue, tiles: int, rows_first: bool) -> 
     jobs = (m_tiles + (tiles - 1)) // tiles
     with parallel("job", jobs * shape.blocks) as job:
         block, tile = (job // jobs, job % jobs) if rows_first else (job % shape.blocks, job // shape.blocks)
-        turn = _Turn(shape, end, x, index, weights, pieces, y, block)
+        turn = _Turn(shape, end, x, index, weights, pieces, order, y, block)
         if tiles == 1:
             turn.emit(1, 1, tile)
         else:
@@ -56,15 +56,17 @@ def emit(shape: TileShape, epilogue: Epilogue, tiles: int, rows_first: bool) -> 
             )
 
 
-def _declare_constants(shape: TileShape) -> tuple[Any, Any, Any]:
-    """(I, W, P), None for what the kernel does not read."""
+def _declare_constants(shape: TileShape) -> tuple[Any, Any, Any, Any]:
+    """(I, W, P, O), None for what the kernel does not read."""
     if shape.lists == "empty":
-        return None, None, None
+        return None, None, None, None
     if shape.ragged:
         pieces = parameter("P", (shape.pieces + 1,), "int32")
-        return handle("indices"), handle("weights"), pieces
+        index, weights = handle("indices"), handle("weights")
+        order = parameter("O", (shape.pieces, shape.rows), "int32") if shape.sorted else None
+        return index, weights, pieces, order
     index = None if shape.lists == "none" else parameter("I", shape.index_shape, shape.index_type)
-    return index, parameter("W", shape.weight_shape), None
+    return index, parameter("W", shape.weight_shape), None, None
 
 
 def _rest(turn: _Turn, tiles: int, first: Any, rest: Any) -> None:
@@ -87,6 +89,7 @@ class _Turn:
     index: Any
     weights: Any
     pieces: Any
+    order: Any
     y: Any
     block: Any
 
@@ -164,6 +167,8 @@ class _Rows:
             for r in range(shape.rows):
                 inside = (self.group + s) * shape.rows + r
                 row = self.turn.block * shape.height + inside
+                if shape.sorted:
+                    row = self.turn.order[self._piece, r].astype("int64")
                 limits = list(self._limits(r, inside, row))
                 if limits:
                     with when(tirx.all(*limits)):
@@ -195,11 +200,16 @@ class _Rows:
                             i = place[s, r, b]
                             acc[i] = acc[i] + turn.x[self.tile + b, column, vector()] * splat(weight)
 
+    @property
+    def _piece(self) -> Any:
+        """A group of rows in a chunk of a ragged matrix."""
+        shape = self.turn.shape
+        return (self.turn.block * shape.chunks + self.chunk) * shape.groups + self.group
+
     def _span(self) -> tuple[Any, Any]:
         shape, turn = self.turn.shape, self.turn
         if shape.ragged:
-            piece = (turn.block * shape.chunks + self.chunk) * shape.groups + self.group
-            return turn.pieces[piece].astype("int64"), turn.pieces[piece + 1].astype("int64")
+            return turn.pieces[self._piece].astype("int64"), turn.pieces[self._piece + 1].astype("int64")
         if shape.lists == "none" and shape.k % shape.count:
             return long(0), tirx.min(long(shape.count), shape.k - self.chunk * shape.count)
         return long(0), long(shape.steps)

@@ -13,8 +13,10 @@ def pack(shape: TileShape, packed: Packed) -> tuple[np.ndarray, ...]:
     """The arrays that the kernel reads, in the order of its parameters."""
     if shape.lists == "empty":
         return ()
+    if shape.sorted:
+        return _ragged_rows(shape, packed.unpack().astype(np.float32))
     if shape.ragged:
-        return _ragged(shape, packed.unpack().astype(np.float32))
+        return _ragged_groups(shape, packed.unpack().astype(np.float32))
     if shape.lists == "none":
         weights = _padded(packed.unpack(), shape.chunks * shape.count)
         return (_by_group(shape, weights),)
@@ -61,28 +63,50 @@ def _words(columns: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(columns).astype("<u2").view("<u8")[..., 0]
 
 
-def _ragged(shape: TileShape, matrix: np.ndarray) -> tuple[np.ndarray, ...]:
-    """P, I, W. A group of rows is as long as its longest row (lists "row") or the union of its rows."""
+def _ragged_groups(shape: TileShape, matrix: np.ndarray) -> tuple[np.ndarray, ...]:
+    """P, I, W where the rows of a group have one list: the union of theirs."""
     padded = _rows(shape, _padded(matrix, shape.chunks * shape.width))
     cut = padded.reshape(shape.blocks, shape.groups, shape.rows, shape.chunks, shape.width)
     pieces = cut.transpose(0, 3, 1, 2, 4).reshape(shape.pieces, shape.rows, shape.width)
     start = np.tile(np.repeat(np.arange(shape.chunks) * shape.width, shape.groups), shape.blocks)
-    kept = pieces != 0
-    if shape.lists == "group":
-        piece, column = np.nonzero(kept.any(axis=1))
-        index = (column + start[piece]).astype(np.uint16)
-        pointers = np.searchsorted(piece, np.arange(shape.pieces + 1))
-        return pointers.astype(np.int32), index, np.ascontiguousarray(pieces[piece, :, column])
-    steps = -(-kept.sum(axis=2).max(axis=1) // 4)
-    pointers = np.concatenate([[0], np.cumsum(steps)])
+    piece, column = np.nonzero((pieces != 0).any(axis=1))
+    index = (column + start[piece]).astype(np.uint16)
+    pointers = np.searchsorted(piece, np.arange(shape.pieces + 1))
+    return pointers.astype(np.int32), index, np.ascontiguousarray(pieces[piece, :, column])
+
+
+def _ragged_rows(shape: TileShape, matrix: np.ndarray) -> tuple[np.ndarray, ...]:
+    """P, I, W, O where every row has its own list.
+
+    A row's list is cut at whole steps of four entries, as near to the chunks' edges as that allows, so that only
+    its last step is padded.
+    """
+    height = shape.groups * shape.rows
+    padded = _rows(shape, matrix).reshape(-1, shape.k)
+    row, column = np.nonzero(padded)
+    first = np.searchsorted(row, np.arange(len(padded) + 1))
+    edges = np.minimum(np.arange(1, shape.chunks + 1) * shape.width, shape.k)
+    flat = row * shape.k + column
+    before = np.searchsorted(flat, np.arange(len(padded))[:, None] * shape.k + edges) - first[:-1, None]
+    ends = before // 4
+    ends[:, -1] = -(-before[:, -1] // 4)
+    steps = np.diff(ends, axis=1, prepend=0).reshape(shape.blocks, height, shape.chunks)
+    order = np.argsort(-steps, axis=1, kind="stable").transpose(0, 2, 1)
+    longest = np.take_along_axis(steps.transpose(0, 2, 1), order, axis=2)[..., :: shape.rows]
+    pointers = np.concatenate([[0], np.cumsum(longest.reshape(-1))])
+    # where each row stands in each chunk: rank in the block, then group and place
+    rank = np.argsort(order, axis=2).transpose(0, 2, 1).reshape(-1, shape.chunks)
+    number = np.arange(row.size) - first[row]
+    chunk = (number[:, None] // 4 >= ends[row]).sum(axis=1)
+    step = number // 4 - np.where(chunk > 0, ends[row, chunk - 1], 0)
+    group, place = np.divmod(rank[row, chunk], shape.rows)
+    piece = (row // height * shape.chunks + chunk) * shape.groups + group
     index = np.zeros((pointers[-1], shape.rows, 4), np.uint16)
     weights = np.zeros((pointers[-1], shape.rows, 4), np.float32)
-    piece, row, column = np.nonzero(kept)
-    # the place of an entry in its row: how many came before it
-    line = piece * shape.rows + row
-    place = np.arange(line.size) - np.searchsorted(line, line)
-    step = pointers[piece] + place // 4
-    index[:] = np.repeat(start, steps)[:, None, None]
-    index[step, row, place % 4] = column + start[piece]
-    weights[step, row, place % 4] = pieces[piece, row, column]
-    return pointers.astype(np.int32), _words(index), weights
+    start = np.tile(np.repeat(edges - shape.width, shape.groups), shape.blocks)
+    index[:] = np.maximum(np.repeat(start, longest.reshape(-1)), 0)[:, None, None]
+    at = (pointers[piece] + step, place, number % 4)
+    index[at] = column
+    weights[at] = padded[row, column]
+    rows = order + np.arange(shape.blocks)[:, None, None] * shape.height
+    return pointers.astype(np.int32), _words(index), weights, rows.reshape(-1, shape.rows).astype(np.int32)

@@ -10,7 +10,9 @@ With `groups` of rows in a block the constants are (N, K and lists are padded wi
                            W f32 [blocks, chunks, groups, count / 4, rows, 4]
     ragged "group"         P i32 [blocks * chunks * groups + 1], the first entry of each group,
                            I u16 [entries], W f32 [entries, rows]
-    ragged "row"           P the same in steps of four entries, I u64 [steps, rows], W f32 [steps, rows, 4]
+    ragged "row"           P the same in steps of four entries, I u64 [steps, rows], W f32 [steps, rows, 4], and
+                           O i32 [blocks * chunks * groups, rows], which row of W stands where: within a block
+                           the rows are sorted by length, so that those of a group are equally long
     lists "empty"          nothing
 """
 
@@ -43,6 +45,13 @@ class TileShape:
     count: int = 0
     width: int = 0
 
+    def __post_init__(self) -> None:
+        # rows are sorted with those that pad the block, which must not be rows of the next one
+        if self.sorted and self.height % self.rows:
+            raise ValueError(f"sorted rows: height {self.height} is not a multiple of rows {self.rows}")
+        if self.lists == "row" and self.count % 4:
+            raise ValueError(f"lists of rows hold a multiple of 4 entries, got count {self.count}")
+
     @property
     def ragged(self) -> bool:
         return self.width > 0
@@ -65,6 +74,11 @@ class TileShape:
     def pieces(self) -> int:
         """Groups of rows times chunks."""
         return self.blocks * self.chunks * self.groups
+
+    @property
+    def sorted(self) -> bool:
+        """Rows do not stand in the order of W."""
+        return self.ragged and self.lists == "row"
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
