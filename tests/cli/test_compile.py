@@ -119,3 +119,19 @@ def test_the_api_takes_a_cpu_and_refuses_what_the_verb_refuses() -> None:
         es.compile("m.onnx", dtype="int8")
     with pytest.raises(es.EspalierError, match="unknown target 'znver9'"):
         es.compile("m.onnx", target="znver9")
+
+
+def test_settings_of_tvm(capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "--pass-config",
+        "tirx.disable_storage_rewrite=TRUE",
+        "--pass-config",
+        "tirx.debug_keep_trivial_loop=0",
+    ]
+    assert run(["compile", "m.onnx", "-o", "s.tar", "-q", *options]) == 0
+    assert (
+        run(["compile", "m.onnx", "-o", "t.tar", "--pass-config", "tirx.disable_storage_rewrite=maybe"]) == 2
+    )
+    err = capsys.readouterr().err
+    assert err.startswith("error: --pass-config: TVM refuses {'tirx.disable_storage_rewrite': 'maybe'}")
+    assert not Path("t.tar").exists()

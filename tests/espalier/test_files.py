@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from espalier.errors import DataError, UsageError
-from espalier.files import atomic, check_output, require_file
+from espalier.files import atomic, check_output, check_overwrite, require_file
 
 pytestmark = pytest.mark.unit
 
@@ -71,3 +71,27 @@ def test_inputs_that_cannot_be(tmp_path: Path) -> None:
     ]:
         with pytest.raises(DataError, match=f"data {path}.*{part}"):
             require_file(path, "data", DataError)
+
+
+def test_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # root may do everything, so the answers of the kernel are made up
+    (tmp_path / "f").touch()
+    denied: set[Path] = set()
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) not in denied)
+    denied = {tmp_path / "f"}
+    with pytest.raises(DataError, match="cannot be read: permission denied"):
+        require_file(tmp_path / "f", "data", DataError)
+    with pytest.raises(UsageError, match="f cannot be written"):
+        check_output(tmp_path / "f")
+    denied = {tmp_path}
+    with pytest.raises(UsageError, match="its folder cannot be written"):
+        check_output(tmp_path / "new")
+
+
+def test_an_input_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    (tmp_path / "link").symlink_to("f")
+    check_overwrite(tmp_path / "new", tmp_path / "f", None)
+    for path in ("f", "link"):
+        with pytest.raises(UsageError, match="would overwrite the input"):
+            check_overwrite(tmp_path / path, None, tmp_path / "f")

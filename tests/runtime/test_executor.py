@@ -155,3 +155,10 @@ def test_running_leaves_no_file_behind(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     tiny_package.executor().run(inputs(1, 1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_with_other_outputs_than_its_metadata_is_a_bug(tiny_package: Package) -> None:
+    metadata = tiny_package.metadata
+    fewer = metadata.model_copy(update={"outputs": metadata.outputs[:1]})
+    with pytest.raises(RuntimeError, match="the module gives 2 outputs, its metadata names 1"):
+        Package(fewer, tiny_package.module).run(inputs(1, 1))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from espalier.errors import EspalierError, UnavailableError, UsageError
+from espalier.targets import registry
 from espalier.targets.host import host
 from espalier.targets.parse import parse_target
 from espalier.targets.registry import devices, find_device, kinds
@@ -170,3 +171,10 @@ def test_llvm_knows_every_class_and_gives_it_those_instructions() -> None:
             for one in core.features
         }
         assert wanted <= known, (name, wanted - known)
+
+
+def test_two_families_with_one_name_are_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = registry.families()[0]
+    monkeypatch.setattr(registry, "families", lambda: (family, family))
+    with pytest.raises(RuntimeError, match="two families know a device host"):
+        registry.devices.__wrapped__()
