@@ -33,6 +33,8 @@ TOKENS = {"sse4": (2, 16), "avx2": (6, 16), "avx512": (8, 32)}
 
 DENSE_HEIGHT = 96
 RAGGED_HEIGHT = 256
+RAGGED_ENTRIES = 40
+"""Entries of a ragged list in a chunk that pay for picking up the sums (measured on Zen 1, 50 to 95 %)."""
 L1_SHARE = 0.6
 """Part of the L1 cache that the columns of a chunk may fill; the rest is for constants and sums."""
 
@@ -133,7 +135,8 @@ def _height(block: int, n: int, rows: int) -> int:
 
 def _ragged(work: LinearWork, cpu: Cpu, lists: Lists, registers: Registers, share: int) -> TileLinear:
     rows = _rows(registers.rows, share) if lists == "group" else registers.rows
-    width = min(_chunk(cpu, registers.tiles), work.k)
+    density = 1 - work.structure.sparsity((work.n, work.k))
+    width = max(_chunk(cpu, registers.tiles), int(RAGGED_ENTRIES / max(density, 1 / work.k)))
     chunks = -(-work.k // width)
     height = min(-(-RAGGED_HEIGHT // rows) * rows, -(-work.n // rows) * rows)
     if lists == "group":

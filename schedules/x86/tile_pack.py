@@ -78,8 +78,8 @@ def _ragged_groups(shape: TileShape, matrix: np.ndarray) -> tuple[np.ndarray, ..
 def _ragged_rows(shape: TileShape, matrix: np.ndarray) -> tuple[np.ndarray, ...]:
     """P, I, W, O where every row has its own list.
 
-    A row's list is cut at whole steps of four entries, as near to the chunks' edges as that allows, so that only
-    its last step is padded.
+    A row's list is cut at whole steps of four entries, as near to the chunks' edges as that allows, so that
+    only its last step is padded.
     """
     height = shape.groups * shape.rows
     padded = _rows(shape, matrix).reshape(-1, shape.k)

@@ -10,7 +10,7 @@ With `groups` of rows in a block the constants are (N, K and lists are padded wi
                            W f32 [blocks, chunks, groups, count / 4, rows, 4]
     ragged "group"         P i32 [blocks * chunks * groups + 1], the first entry of each group,
                            I u16 [entries], W f32 [entries, rows]
-    ragged "row"           P the same in steps of four entries, I u64 [steps, rows], W f32 [steps, rows, 4], and
+    ragged "row"           P the same in steps of four entries, I u64 [steps, rows], W f32 [steps, rows, 4],
                            O i32 [blocks * chunks * groups, rows], which row of W stands where: within a block
                            the rows are sorted by length, so that those of a group are equally long
     lists "empty"          nothing
