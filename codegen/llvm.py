@@ -59,7 +59,7 @@ def _context(config: Mapping[str, Any]) -> Any:
             )
     try:
         return tvm.transform.PassContext(opt_level=3, config=dict(config))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"--pass-config: TVM refuses {dict(config)}: {str(error).splitlines()[-1]}",
             hint="look up the type of the setting in TVM's documentation",
@@ -104,6 +104,11 @@ def _finish() -> Any:
 
 
 def _link(executable: Any) -> bytes:
+    from tvm.support.cc import get_cc
+
+    install = "a C++ compiler is needed: apt-get install g++"
+    if get_cc() is None:
+        raise UnavailableError("linking failed: no C++ compiler is on the PATH", hint=install)
     with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
         path = Path(folder) / "mod.so"
         try:
@@ -111,6 +116,6 @@ def _link(executable: Any) -> bytes:
         except (RuntimeError, OSError, ValueError) as error:
             raise UnavailableError(
                 f"linking failed: {str(error).strip().splitlines()[-1]}",
-                hint="a C++ compiler is needed: apt-get install g++",
+                hint=install,
             ) from error
         return path.read_bytes()
