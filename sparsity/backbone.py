@@ -103,6 +103,9 @@ class PackedBPPP(Packed):
         structure: Any = self.structure
         return structure.backbone.scatter(self.compact.decode(), self.columns, self.shape)
 
+    def kept_count(self) -> int:
+        return self.compact.kept_count()
+
     def bits(self, value_bits: int | None = None) -> int:
         structure: Any = self.structure
         return structure.list_bits(self.shape) + self.compact.bits(value_bits)

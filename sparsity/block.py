@@ -126,10 +126,12 @@ class PackedBlock(Packed):
         """Which cells of the kept blocks lie inside the matrix, bool `[kept, bh, bw]`."""
         return cut(np.ones(self.shape, bool), *self.values.shape[1:])[self.blocks]
 
+    def kept_count(self) -> int:
+        return int(np.count_nonzero(self.inside()))
+
     def bits(self, value_bits: int | None = None) -> int:
         structure: Any = self.structure
-        cells = int(np.count_nonzero(self.inside()))
-        return structure.index_bits(self.shape) + cells * (value_bits or self.dtype.itemsize * 8)
+        return structure.index_bits(self.shape) + self.kept_count() * (value_bits or self.dtype.itemsize * 8)
 
     def decode(self) -> np.ndarray:
         cells = np.zeros((*self.blocks.shape, *self.values.shape[1:]), self.dtype)

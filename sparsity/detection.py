@@ -74,8 +74,9 @@ class Detection:
 def detect(matrix: np.ndarray) -> Detection:
     """The structure with the fewest bits; on a tie the first of TIES, then the smallest vectors and blocks.
 
-    A weight outside a structure is stored apart where that takes fewer bits, up to 1 % of the weights. A kept
-    column that no row uses leaves no trace and does not count. -0.0 counts as pruned.
+    A weight outside a structure is stored apart where that takes fewer bits, up to one in a thousand. A kept
+    column that no row uses leaves no trace and does not count. -0.0 counts as pruned. Against dense and
+    unstructured alone, kept weights that happen to be zero are not held against a structure: see `forgiven`.
     """
     matrix = as_matrix(matrix)
     evidence = Evidence(np.ascontiguousarray(matrix != 0), matrix.dtype.itemsize * 8)
@@ -85,27 +86,79 @@ def detect(matrix: np.ndarray) -> Detection:
         return attempt(evidence, matrix, Zero())
     shape, width = evidence.shape, evidence.width
     plain = min((Dense(), Unstructured(evidence.count)), key=lambda s: order(s.bits(shape, width), s))
-    limit, best = order(plain.bits(shape, width), plain), None
+    bar = order(plain.bits(shape, width), plain)
+    limit, best = order(bar[0] + width * most_forgiven(evidence), plain), None
     for find in FINDERS:
         for structure in sorted(set(find(evidence, limit[0])), key=lambda s: order(s.bits(shape, width), s)):
             if order(least_bits(structure, evidence), structure) >= limit:
                 continue
             found = attempt(evidence, matrix, structure)
-            if order(found.bits, structure) < limit:
+            if isinstance(structure, HP | NM) and not full_vectors(found.packed, structure.n):
+                continue
+            free = width * forgiven(evidence, found)
+            if order(found.bits, structure) < limit and order(found.bits - free, structure) < bar:
                 limit, best = order(found.bits, structure), found
     return best or attempt(evidence, matrix, plain)
+
+
+FORGIVABLE = 8
+"""One kept weight in so many may be zero by chance."""
+
+
+def most_forgiven(evidence: Evidence) -> int:
+    """No structure is forgiven more zeros than this; none at all where nearly everything is kept."""
+    if 4 * evidence.count > 3 * evidence.used.size:
+        return 0
+    empty = max(empty_share(evidence.row_counts), empty_share(evidence.turned.row_counts))
+    return int(evidence.count * (FORGIVABLE / (FORGIVABLE - 1) / (1 - empty) - 1))
+
+
+def empty_share(counts: np.ndarray) -> float:
+    """The share of lines that are all zero, 0 unless they are few and stand together (in fours or more)."""
+    empty = np.concatenate([[False], counts == 0])
+    runs = np.count_nonzero(np.diff(empty) & ~empty[:-1])
+    count = np.count_nonzero(empty)
+    return count / counts.size if 4 * runs <= count <= 0.3 * counts.size else 0.0
+
+
+def forgiven(evidence: Evidence, found: Detection) -> int:
+    """The zeros among the kept weights, where they are few enough to be there by chance; otherwise 0.
+
+    Few: one in eight of the rows that are not empty (an all-zero block is one more accident). A structure is
+    what the pruner meant, and kernels gain by knowing it, even where a bitmap with the accidents is smaller.
+    """
+    zeros = found.packed.kept_count() - evidence.count
+    if not 0 < zeros <= most_forgiven(evidence):
+        return 0
+    return zeros
+
+
+def full_vectors(packed: Any, n: int) -> bool:
+    """Whether about as many vectors hold all n weights as when each is zero by chance, and 1 in 64.
+
+    Otherwise n is the most that any vector happens to hold, not what the pruner left in each.
+    """
+    whole = packed.columns.shape[1] // packed.structure.v
+    used = np.count_nonzero(packed.values[:, :whole], axis=2)
+    used = used[used.any(axis=1)]
+    if not used.size:
+        return True
+    share = used.mean() / n
+    return bool((used == n).mean() >= max(0.7 * share**n, 1 / 64))
 
 
 FINDERS: tuple[Callable[[Evidence, int], Iterable[Structure]], ...] = (
     find_nm,
     lambda evidence, best: find_bp(evidence, "columns", best),
     lambda evidence, best: find_bp(evidence, "rows", best),
-    lambda evidence, best: find_block(evidence),
+    find_block,
     find_pp,
     lambda evidence, best: find_bppp(evidence, "columns", best),
     lambda evidence, best: find_bppp(evidence, "rows", best),
     find_hp,
 )
+
+
 """From the zeros and the bits to beat to candidates; each is tried on the matrix before it is believed."""
 
 

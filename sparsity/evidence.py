@@ -99,10 +99,10 @@ class Evidence:
 
     @cached_property
     def changes(self) -> np.ndarray:
-        """Rows whose zeros differ from those of the row above by more than a tenth of the usual row."""
+        """Rows whose zeros differ much from those of the row above, more than by a few kept zeros."""
         differ = np.bitwise_count(self.words[1:] ^ self.words[:-1]).sum(axis=1, dtype=np.int64)
-        usual = np.median(self.row_counts)
-        return np.flatnonzero(differ > 0.1 * usual) + 1
+        most = min(int(differ.max(initial=0)), 2 * int(np.median(self.row_counts)))
+        return np.flatnonzero(differ > 0.35 * most) + 1
 
     def periods(self, limit: int) -> list[int]:
         """Group sizes g <= limit at whose multiples nearly all changes lie, the largest first."""
@@ -118,13 +118,18 @@ class Evidence:
 
     @property
     def stray_limit(self) -> int:
-        """Most weights that may be stored apart: 1 % of the non-zeros, or a single one of several."""
-        return max(self.count // 100, min(1, self.count - 1))
+        """Most weights that may be stored apart: one in a thousand, or a single one of several."""
+        return max(self.count // 1000, min(1, self.count - 1))
 
     def without(self, rows: np.ndarray) -> Evidence:
-        """The same with these rows empty."""
+        """The same with each of these rows replaced by the more similar of its neighbours."""
+        above, below = np.maximum(rows - 1, 0), np.minimum(rows + 1, self.shape[0] - 1)
+        common = [
+            np.where(near == rows, -1, np.count_nonzero(self.used[rows] & self.used[near], axis=1))
+            for near in (above, below)
+        ]
         used = self.used.copy()
-        used[rows] = False
+        used[rows] = self.used[np.where(common[0] >= common[1], above, below)]
         return Evidence(used, self.width)
 
     @cached_property

@@ -12,8 +12,11 @@ from espalier.sparsity.evidence import Evidence
 SIDES = (*range(1, 33), *range(36, 129, 4))
 
 
-def find_block(evidence: Evidence) -> Iterator[Block]:
-    """Block sizes by the fewest bits: first each side alone, then the best few sides together."""
+def find_block(evidence: Evidence, best: int) -> Iterator[Block]:
+    """Block sizes by the fewest bits: first each side alone, then the best few sides together.
+
+    Columns of blocks of one count in all block rows that are not empty are BP (of one row: BP by rows).
+    """
     tall = sorted(
         (Block(side, 1, int(evidence.seen(side).sum())).bits(evidence.shape, evidence.width), side)
         for side in SIDES
@@ -26,7 +29,7 @@ def find_block(evidence: Evidence) -> Iterator[Block]:
     )
     pairs = {(bh, bw) for _, bh in [*tall[:2], (0, 1)] for _, bw in [*wide[:2], (0, 1)]} - {(1, 1)}
     found = sorted((best_block(evidence, bh, bw) for bh, bw in pairs), key=lambda pair: pair[0])
-    yield from (block for _, block in found[:2])
+    yield from (block for bits, block in found[:2] if bits < best)
 
 
 def best_block(evidence: Evidence, bh: int, bw: int) -> tuple[int, Block]:
@@ -41,5 +44,8 @@ def best_block(evidence: Evidence, bh: int, bw: int) -> tuple[int, Block]:
     if outside > evidence.stray_limit or not kept.any():
         kept, outside = counts > 0, 0
     block = Block(bh, bw, int(np.count_nonzero(kept)))
+    lines = kept.sum(axis=1) if bw == 1 else kept.sum(axis=0)
+    if min(bh, bw) == 1 and len(np.unique(lines[lines > 0])) == 1:
+        return 1 << 62, block
     values = int(cells[kept].sum()) * evidence.width
     return block.index_bits(evidence.shape) + values + outside * evidence.stray_bits, block

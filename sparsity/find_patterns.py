@@ -13,7 +13,7 @@ from espalier.sparsity.evidence import Evidence
 from espalier.sparsity.heights import steepest
 from espalier.sparsity.hierarchical import in_blocks
 from espalier.sparsity.partition import compact, seen_columns
-from espalier.sparsity.patterns import PP
+from espalier.sparsity.patterns import PP, clusters, distinct
 from espalier.sparsity.structure import ceil_div, index_bits
 
 LARGEST = 128
@@ -22,22 +22,25 @@ MOST_PATTERNS = 16
 
 def find_pp(evidence: Evidence, best: int) -> Iterator[PP]:
     """For each size whose blocks are balanced and alike, the patterns that cover them."""
+    if evidence.count * evidence.width >= best:
+        return
     for p in range(2, min(*evidence.shape, LARGEST) + 1):
-        if balanced(evidence, p, best) and alike(evidence, p):
+        if balanced(evidence, p) and alike(evidence, p):
             found = cluster(evidence, p)
             if found is not None:
                 yield found
 
 
-def balanced(evidence: Evidence, p: int, best: int) -> bool:
-    """Whether whole blocks hold about one number of weights (a few may be zero), few enough for `best`."""
-    sums = evidence.corners[::p, ::p]
+def balanced(evidence: Evidence, p: int) -> bool:
+    """Whether whole blocks (of the first rows) hold about one number of weights; a few may be zero."""
+    sums = evidence.corners[: 32 * p + 1 : p, ::p]
     counts = (sums[1:, 1:] - sums[:-1, 1:] - sums[1:, :-1] + sums[:-1, :-1]).reshape(-1)
     counts = counts[counts > 0]
     if counts.size < 2:
         return False
-    low, high = np.quantile(counts, (0.25, 0.95))
-    return bool(high - low <= max(1.0, 0.12 * high)) and evidence.count * evidence.width < best
+    counts.sort()
+    low, high = int(counts[counts.size // 4]), int(counts[counts.size * 19 // 20])
+    return high - low <= max(1.0, 0.12 * high)
 
 
 def whole_blocks(evidence: Evidence, p: int, limit: int) -> np.ndarray:
@@ -52,56 +55,47 @@ def whole_blocks(evidence: Evidence, p: int, limit: int) -> np.ndarray:
 
 def alike(evidence: Evidence, p: int) -> bool:
     """Whether most blocks have a twin: another block with nearly the same zeros."""
-    blocks = np.packbits(whole_blocks(evidence, p, 32), axis=1)
+    blocks = np.packbits(whole_blocks(evidence, p, 24), axis=1)
     if len(blocks) < 2:
         return False
-    sizes = np.bitwise_count(blocks).sum(axis=1, dtype=np.int64)
-    common = np.bitwise_count(blocks[:, None] & blocks).sum(axis=2, dtype=np.int64)
+    words = np.pad(blocks, ((0, 0), (0, -blocks.shape[1] % 8))).view(np.uint64)
+    common = np.bitwise_count(words[:, None] & words).sum(axis=2, dtype=np.float64)
+    sizes = common.diagonal().copy()
     overlap = common / np.minimum(sizes[:, None], sizes)
     np.fill_diagonal(overlap, 0.0)
-    density = float(sizes.max()) / p**2
-    return bool(np.quantile(overlap.max(axis=1), 0.4) > (1.0 + density) / 2)
+    twins = overlap.max(axis=1) > (1.0 + sizes.max() / p**2) / 2
+    return bool(2 * np.count_nonzero(twins) >= len(blocks))
 
 
 def cluster(evidence: Evidence, p: int) -> PP | None:
-    """The patterns as unions of blocks with nearly the same zeros; None where there are too many."""
-    cells = np.ascontiguousarray(cut(evidence.used, p, p)).reshape(-1, p * p)
-    packed = np.packbits(cells, axis=1)
-    keys = packed.view(np.dtype((np.void, packed.shape[1]))).reshape(-1)
-    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
-    kinds = cells[first].astype(np.float32)
-    sizes = kinds.sum(axis=1)
-    density = float(sizes.max()) / p**2
-    patterns = np.zeros((0, p * p), np.float32)
-    for kind in np.lexsort((-counts, -sizes)):
-        if sizes[kind] == 0:
-            continue
-        overlap = patterns @ kinds[kind]
-        alike = np.flatnonzero(overlap >= (1.0 + density) / 2 * sizes[kind])
-        if alike.size:
-            best = alike[overlap[alike].argmax()]
-            patterns[best] = np.maximum(patterns[best], kinds[kind])
-        elif len(patterns) == MOST_PATTERNS:
-            return None
-        else:
-            patterns = np.vstack([patterns, kinds[kind]])
-    rows = patterns.reshape(-1, p, p)
+    """The usual cells of whole blocks that are alike; None where there are too many sets of them."""
+    tall, wide = evidence.shape[0] // p, evidence.shape[1] // p
+    blocks = cut(evidence.used[: tall * p, : wide * p], p, p)
+    kinds, _, counts = distinct(np.ascontiguousarray(blocks).reshape(-1, p * p))
+    members = clusters(kinds, counts, MOST_PATTERNS + 1)
+    if not 0 < len(members) <= MOST_PATTERNS:
+        return None
+    uses = np.stack([counts[some] @ kinds[some] for some in members])
+    sizes = np.array([counts[some].sum() for some in members])
+    usual = uses > 0.3 * sizes[:, None]
+    rows = usual.reshape(-1, p, p)
     if (rows == rows[:, :1]).all():  # whole columns: that is HP with g = p
         return None
-    return PP(p, len(patterns), int(patterns.sum(axis=1).max()))
+    return PP(p, len(members), int(usual.sum(axis=1).max()))
 
 
 def find_bppp(evidence: Evidence, axis: Axis, best: int) -> Iterator[BPPP]:
     """PP in the used columns of each likely height, side by side."""
     seen = evidence if axis == "columns" else evidence.turned
     rows, columns = seen.shape
-    for height in steepest(seen):
-        kc = int(seen.seen(height).max())
+    heights = [(b, seen.seen(b)) for b in steepest(seen)]
+    usual = {(b, int(np.quantile(counts, 0.9, method="lower"))) for b, counts in heights}
+    for height, kc in sorted({(b, int(counts.max())) for b, counts in heights} | usual):
         lists = ceil_div(rows, height) * kc * index_bits(columns)
         if kc == columns or lists + seen.count * seen.width >= best:
             continue
         used = in_blocks(seen.used, height)
-        order, counts = seen_columns(used.sum(axis=1, dtype=np.int32), columns)
+        order, counts = seen_columns(used.sum(axis=1, dtype=np.int32), kc)
         inside = np.ascontiguousarray(compact(used, order, counts).reshape(-1, kc)[:rows])
         for pp in find_pp(Evidence(inside, seen.width), best - lists):
             yield BPPP(height, kc, pp.p, pp.m, pp.kept, axis)

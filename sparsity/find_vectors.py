@@ -23,7 +23,7 @@ def find_nm(evidence: Evidence, best: int) -> Iterator[NM]:
     for v in LENGTHS:
         if v >= columns:
             break
-        least = ceil_div(evidence.count, rows * ceil_div(columns, v))
+        least = ceil_div(evidence.count - evidence.stray_limit, rows * ceil_div(columns, v))
         if level2_bits(rows, 0, columns, least, v, evidence.width) >= best:
             continue
         counts = np.bincount(evidence.vector_counts(v).reshape(-1), minlength=v + 1)
@@ -31,7 +31,9 @@ def find_nm(evidence: Evidence, best: int) -> Iterator[NM]:
             outside = int((counts[n + 1 :] * np.arange(1, v - n + 1)).sum())
             if outside <= evidence.stray_limit:
                 bits = level2_bits(rows, rows, columns, n, v, evidence.width) + outside * evidence.stray_bits
-                found.append((bits, v, n))
+                zeros = NM(n, v).kept_count(evidence.shape) + outside - evidence.count
+                free = zeros * evidence.width if 8 * zeros <= evidence.count else 0
+                found.append((bits - free, v, n))
     for _, v, n in sorted(found)[:2]:
         yield NM(n, v, shared_rows(evidence, v, n))
 
@@ -58,14 +60,16 @@ class Guess:
 
 
 def find_hp(evidence: Evidence, best: int) -> Iterator[HP]:
-    """HP for each likely height, from the tallest; `best` bits are to be beaten."""
+    """HP for each likely height, from the tallest; `best` bits are to be beaten. With kc = K it is N:M."""
     rows, columns = evidence.shape
     for part in evidence.trusted:
         most = int(part.row_counts.max())
         for height in heights(part):
             shared = part.periods(min(height, 64))[0]
-            lists = ceil_div(rows, height) * int(part.seen(height).max()) * index_bits(columns)
-            if lists + rows * most * evidence.width + ceil_div(rows, shared) * most >= best:
+            seen = int(part.seen(height).max())
+            lists = ceil_div(rows, height) * seen * index_bits(columns)
+            least = lists + rows * most * evidence.width + ceil_div(rows, shared) * most
+            if seen in (0, columns) or least >= best:
                 continue
             for guess in level2(part, height, best):
                 best = min(best, guess.bits)
@@ -108,7 +112,7 @@ def probe_lengths(evidence: Evidence, height: int, support: np.ndarray, counts: 
     far: dict[int, np.ndarray] = {}
     guesses = []
     for v in LENGTHS:
-        if v >= seen:
+        if v > evidence.shape[1] or (v > seen and any(guess.v >= seen for guess in guesses)):
             break
         share = ceil_div(v * most, seen)
         for n in range(max(share - 1, 1), min(share + 2, v)):

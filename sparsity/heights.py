@@ -7,11 +7,18 @@ from espalier.sparsity.structure import ceil_div, index_bits
 
 
 def steepest(evidence: Evidence) -> list[int]:
-    """The two likeliest heights: the tallest of those with the largest jump, and all rows as one block."""
-    rows = evidence.shape[0]
-    inner = [b for b in heights(evidence) if b < rows]
-    jumps = [int(evidence.seen(b + 1).max()) - int(evidence.seen(b).max()) for b in inner]
-    return [*(b for b, jump in zip(inner, jumps, strict=True) if jump == max(jumps)), rows][:2]
+    """The tallest height with the largest jump, if that is no small one, and all rows as one block."""
+    rows, columns = evidence.shape
+    jumps = {b: jump(evidence, b) for b in heights(evidence) if b < rows}
+    top = max(jumps.values(), default=0)
+    likely = [b for b in jumps if top > 0.05 * columns and 10 * jumps[b] >= 9 * top]
+    return [*likely[:1], rows]
+
+
+def jump(evidence: Evidence, height: int) -> int:
+    """By how much more the columns of the fullest block grow after this height than up to it."""
+    before, here, after = (int(evidence.seen(height + step).max()) for step in (-1, 0, 1))
+    return after - 2 * here + before
 
 
 def heights(evidence: Evidence) -> list[int]:
@@ -24,20 +31,16 @@ def heights(evidence: Evidence) -> list[int]:
     rows, columns = evidence.shape
     tried = {*range(1, min(rows, 257)), *range(256, rows, 64), rows}
     tried |= {b for b in range(257, rows) if rows % b == 0}
-    size = {}
-    for b in tried:
-        for near in (b - 1, b, b + 1):
-            if 1 <= near <= rows and near not in size:
-                size[near] = int(evidence.seen(near).max())
+    size = {b: int(evidence.seen(b).max()) for b in tried}
     records, least = [], columns + 1
     for b in sorted(tried - {1} if rows > 1 else tried, reverse=True):
         if size[b] < least:
             least = size[b]
             records.append(b)
     inner = [b for b in records if 1 < b < rows]
-    jump = {b: size[b + 1] - 2 * size[b] + size[b - 1] for b in inner}
-    steep = sorted(inner, key=lambda b: -jump[b])[:2]
-    steep += [b for b in inner if jump[b] > 0 and 2 * jump[b] >= jump[steep[0]]][:4]
+    jumps = {b: jump(evidence, b) for b in inner}
+    steep = sorted(inner, key=lambda b: -jumps[b])[:2]
+    steep += [b for b in inner if jumps[b] > 0 and 2 * jumps[b] >= jumps[steep[0]]][:4]
     cheap = sorted(
         inner, key=lambda b: size[b] * (ceil_div(rows, b) * index_bits(columns) + rows * evidence.width)
     )[:2]

@@ -19,12 +19,18 @@ from espalier.sparsity.structure import Packed, Structure, as_matrix, ceil_div, 
 
 
 def importance_patterns(weight: np.ndarray, p: int, m: int, kept: int, *, seed: int = 0) -> np.ndarray:
-    """m candidate patterns, bool `[m, p, p]`: importance maps of random halves of the blocks."""
-    blocks = np.abs(cut(weight.astype(np.float64), p, p)).reshape(-1, p * p)
+    """m candidate patterns, bool `[m, p, p]`: importance maps of random halves of the whole blocks."""
+    blocks = np.abs(cut(whole(weight, p).astype(np.float64), p, p)).reshape(-1, p * p)
     random = np.random.default_rng(seed)
     count = ceil_div(len(blocks), 2)
     maps = np.stack([blocks[random.choice(len(blocks), count, replace=False)].sum(axis=0) for _ in range(m)])
     return largest(maps, kept).reshape(m, p, p)
+
+
+def whole(matrix: np.ndarray, p: int) -> np.ndarray:
+    """`matrix` without its short blocks, where it has others: their missing cells would seem unimportant."""
+    rows, columns = (size // p * p or size for size in matrix.shape)
+    return matrix[:rows, :columns]
 
 
 def assign_patterns(weight: np.ndarray, patterns: np.ndarray) -> np.ndarray:
@@ -36,10 +42,11 @@ def assign_patterns(weight: np.ndarray, patterns: np.ndarray) -> np.ndarray:
 
 
 def refine_patterns(weight: np.ndarray, patterns: np.ndarray, *, rounds: int = 8) -> np.ndarray:
-    """Patterns that lose no more than the given ones: each becomes the best for the blocks that take it.
+    """Patterns that lose no more in whole blocks: each becomes the best for the blocks that take it.
 
     Alternates assignment and choice (as k-means does) until nothing changes; neither step can lose energy.
     """
+    weight = whole(weight, patterns.shape[1])
     m, p, _ = patterns.shape
     kept = int(patterns[0].sum())
     energy = cut(weight.astype(np.float64) ** 2, p, p).reshape(-1, p * p)
@@ -151,6 +158,9 @@ class PackedPP(Packed):
         values[cells] = self.values
         return join(values, self.shape)
 
+    def kept_count(self) -> int:
+        return self.values.size
+
     def bits(self, value_bits: int | None = None) -> int:
         structure: Any = self.structure
         return structure.index_bits(self.shape) + self.values.size * (value_bits or self.dtype.itemsize * 8)
@@ -193,39 +203,84 @@ def lay(structure: PP, matrix: np.ndarray, patterns: np.ndarray, choice: np.ndar
 def find_patterns(support: np.ndarray, p: int, m: int, kept: int) -> tuple[np.ndarray, np.ndarray]:
     """Patterns bool `[m, p, p]` with `kept` cells and the one of each block, from the non-zeros alone.
 
-    A kept weight may be zero, so the support of a block is a part of its pattern. The fullest blocks found
-    patterns; a block joins the one it overlaps most (by half or more) with a union of at most `kept` cells,
-    else it founds the next; past m patterns it takes the one that covers most of it.
+    A kept weight may be zero, so the support of a block is a part of its pattern. Two ways are tried, and the
+    one that leaves fewer weights outside is taken: unions that stay within `kept`, and the usual cells of
+    blocks that are alike (which a weight outside its pattern does not mislead).
     """
     cells = cut(support, p, p)
-    tall, wide = cells.shape[:2]
-    flat = np.ascontiguousarray(cells).reshape(tall * wide, p * p)
-    packed = np.packbits(flat, axis=1)
-    _, first, inverse, counts = np.unique(
-        packed.view(np.dtype((np.void, packed.shape[1]))).reshape(-1),
-        return_index=True, return_inverse=True, return_counts=True,
-    )  # fmt: skip
-    kinds = flat[first]
+    grid = cells.shape[:2]
+    kinds, inverse, counts = distinct(np.ascontiguousarray(cells).reshape(-1, p * p))
+    best, fewest = None, None
+    for propose in (joined_patterns, usual_patterns):
+        patterns = propose(kinds, counts, m, kept)
+        covered = kinds.astype(np.float32) @ patterns.T.astype(np.float32)
+        choice = covered.argmax(axis=1)
+        outside = int(((kinds.sum(axis=1) - covered.max(axis=1)) * counts).sum())
+        if fewest is None or outside < fewest:
+            best, fewest = (patterns, choice), outside
+        if outside == 0:
+            break
+    assert best is not None
+    return best[0].reshape(m, p, p), best[1][inverse].reshape(grid)
+
+
+def distinct(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(kinds bool `[count, cells]`, the kind of each block, how many blocks are of each kind)."""
+    packed = np.packbits(blocks, axis=1)
+    keys = packed.view(np.dtype((np.void, packed.shape[1]))).reshape(-1)
+    _, first, inverse, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    return blocks[first], inverse.reshape(-1), counts
+
+
+def joined_patterns(kinds: np.ndarray, counts: np.ndarray, m: int, kept: int) -> np.ndarray:
+    """The fullest kinds found patterns, bool `[m, cells]`; a kind joins the pattern it overlaps most (by half
+    or more) with a union of at most `kept` cells. Kinds with more than `kept` cells have no say.
+    """
     size = kinds.sum(axis=1)
-    founded = np.zeros((m, p * p), bool)
-    choice = np.zeros(len(kinds), np.int64)
+    founded = np.zeros((m, kinds.shape[1]), bool)
     used = 0
     for kind in np.lexsort((-counts, -size)):
-        cell = kinds[kind]
-        overlap = (founded[:used] & cell).sum(axis=1)
-        union = founded[:used].sum(axis=1) + size[kind] - overlap
+        if not 0 < size[kind] <= kept:
+            continue
+        overlap = np.count_nonzero(founded[:used] & kinds[kind], axis=1)
+        union = np.count_nonzero(founded[:used], axis=1) + size[kind] - overlap
         joins = np.flatnonzero((union <= kept) & (2 * overlap >= size[kind]))
         if joins.size:
-            best = joins[overlap[joins].argmax()]
-            founded[best] |= cell
-        elif used < m and size[kind] <= kept:
-            best, used = used, used + 1
-            founded[best] = cell
+            founded[joins[overlap[joins].argmax()]] |= kinds[kind]
+        elif used < m:
+            founded[used] = kinds[kind]
+            used += 1
+    return filled(founded, founded.astype(np.int64), kept)
+
+
+def usual_patterns(kinds: np.ndarray, counts: np.ndarray, m: int, kept: int) -> np.ndarray:
+    """The `kept` most used cells of each cluster of kinds that are alike, bool `[m, cells]`."""
+    uses = np.zeros((m, kinds.shape[1]), np.int64)
+    for i, members in enumerate(clusters(kinds, counts, m)):
+        uses[i] = counts[members] @ kinds[members]
+    return filled(np.zeros(uses.shape, bool), uses, kept)
+
+
+def filled(patterns: np.ndarray, uses: np.ndarray, kept: int) -> np.ndarray:
+    """`patterns` grown to `kept` cells each by the most used ones; of equal ones the first."""
+    rank = uses + patterns * (uses.max(initial=0) + 1)
+    return largest(rank.astype(np.float64), kept)
+
+
+def clusters(kinds: np.ndarray, counts: np.ndarray, most: int) -> list[list[int]]:
+    """Kinds with nearly the same cells, the fullest first; past `most` clusters each joins the nearest."""
+    size = kinds.sum(axis=1)
+    density = float(size.max(initial=0)) / kinds.shape[1]
+    founders = np.zeros((0, kinds.shape[1]), np.float32)
+    members: list[list[int]] = []
+    for kind in np.lexsort((-counts, -size)):
+        if size[kind] == 0:
+            continue
+        overlap = founders @ kinds[kind].astype(np.float32)
+        near = int(overlap.argmax()) if len(members) else -1
+        if len(members) < most and (near < 0 or overlap[near] < (1.0 + density) / 2 * size[kind]):
+            founders = np.vstack([founders, kinds[kind]])
+            members.append([int(kind)])
         else:
-            best = overlap.argmax() if used else 0
-        choice[kind] = best
-    free = kept - founded.sum(axis=1)
-    for i in range(m):
-        spare = np.flatnonzero(~founded[i])[: free[i]]
-        founded[i, spare] = True
-    return founded.reshape(m, p, p), choice[inverse.reshape(-1)].reshape(tall, wide)
+            members[near].append(int(kind))
+    return members

@@ -130,6 +130,10 @@ class Packed(ABC):
     def decode(self) -> np.ndarray:
         """The matrix `[N, K]` with +0.0 wherever the structure prunes."""
 
+    def kept_count(self) -> int:
+        """Values that are stored, zeros among them."""
+        return self.structure.kept_count(self.shape)
+
     def unpack(self) -> np.ndarray:
         """The matrix `[N, K]` that was packed, bit for bit."""
         matrix = self.decode()

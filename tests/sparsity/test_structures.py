@@ -158,7 +158,7 @@ def test_block_mask_takes_the_largest_root_mean_square() -> None:
 
 
 def test_pattern_refinement_never_loses_energy() -> None:
-    weight = np.random.default_rng(3).standard_normal((61, 47))
+    weight = np.random.default_rng(3).standard_normal((64, 48))
     first = sp.importance_patterns(weight, 8, 4, 16)
     better = sp.refine_patterns(weight, first)
     structure = sp.PP(8, 4, 16)
