@@ -122,7 +122,7 @@ module load #(
   assign j = j_word;
   fifo #(
       .WIDTH(128 + INSN),
-      .DEPTH(8)
+      .DEPTH(32)
   ) jobs (
       .clk, .rst,
       .push(in_pop),

@@ -39,7 +39,8 @@ module store #(
 );
   isa_pkg::store_t i;
   assign i = in_word;
-  logic running, reading, arriving, next_valid, this_valid, bad_word;
+  localparam int AHEAD = 4;  // words read but not yet written
+  logic running, reading, arriving, none, bad_word;
   logic push;
   logic [1:0] region;
   logic [28:0] sram;
@@ -48,9 +49,10 @@ module store #(
   logic [11:0] left;
   logic [23:0] stride;
   logic [INSN-1:0] insn;
-  logic [36:0] next_addr, arriving_addr, this_addr;
-  logic [ACT_BEATS*BUS*8-1:0] next_data, this_data;
+  logic [31:0] arriving_addr, this_addr;
+  logic [ACT_BEATS*BUS*8-1:0] this_data;
   logic [7:0] beat;
+  logic [2:0] ahead;
   logic [4:0] waited;
   logic [32:0] limit;
   logic last_word, take, beat_out, word_out;
@@ -62,30 +64,46 @@ module store #(
   assign fault_code = bad_word ? isa_pkg::FAULT_ADDRESS : isa_pkg::FAULT_MEMORY;
   assign fault_insn = insn;
   assign last_word = word == count;
-  assign act_want = running && reading && !fault && !arriving && !next_valid;
+  assign act_want = running && reading && !fault && ahead != 3'(AHEAD);
   assign act_press = act_want && waited == 5'(PATIENCE);
   assign act_addr = sram[15:0];
   assign take = act_want && act_grant;
-  assign out_valid = this_valid;
+  assign out_valid = !none;
   assign out_region = region;
-  assign out_addr = this_addr[31:0] + {24'b0, beat};
-  assign out_data = this_data[BUS*8-1:0];
+  assign out_addr = this_addr + {24'b0, beat};
+  assign out_data = this_data[beat*BUS*8+:BUS*8];
   assign beat_out = out_valid && out_ready;
   assign word_out = beat_out && beat + 1'b1 == 8'(ACT_BEATS);
-  assign done_valid = running && !reading && !arriving && !next_valid && word_out;
+  assign done_valid = running && !reading && ahead == 1 && word_out;
   assign done_push = push;
   assign done_insn = insn;
   assign busy = running;
+  fifo #(
+      .WIDTH(32 + ACT_BEATS * BUS * 8),
+      .DEPTH(AHEAD)
+  ) words (
+      .clk, .rst,
+      .push(arriving),
+      .in({arriving_addr, act_data}),
+      .full(),
+      .pop(word_out),
+      .out({this_addr, this_data}),
+      .empty(none)
+  );
   always_ff @(posedge clk) begin
+    arriving_addr <= addr[31:0];
     if (rst) begin
       running <= 1'b0;
       reading <= 1'b0;
       arriving <= 1'b0;
-      next_valid <= 1'b0;
-      this_valid <= 1'b0;
+      ahead <= '0;
+      beat <= '0;
       waited <= '0;
     end else begin
       arriving <= take;
+      ahead <= ahead + {2'b0, take} - {2'b0, word_out};
+      if (beat_out) beat <= word_out ? '0 : beat + 1'b1;
+      waited <= act_want && !act_grant ? waited + {4'b0, waited != 5'(PATIENCE)} : '0;
       if (in_pop) begin
         running <= 1'b1;
         reading <= 1'b1;
@@ -95,33 +113,15 @@ module store #(
         row_addr <= {5'b0, i.dram};
         word <= 16'd1;
       end else if (done_valid) running <= 1'b0;
-      waited <= act_want && !act_grant ? waited + {4'b0, waited != 5'(PATIENCE)} : '0;
-      if (take) begin
+      else if (take) begin
         sram <= sram + 1'b1;
         word <= last_word ? 16'd1 : word + 1'b1;
         addr <= last_word ? row_addr + {13'b0, stride} : addr + 37'(ACT_BEATS);
-        arriving_addr <= addr;
         if (last_word) begin
           row_addr <= row_addr + {13'b0, stride};
           left <= left - 1'b1;
           if (left == 1) reading <= 1'b0;
         end
-      end
-      if (arriving) begin
-        next_valid <= 1'b1;
-        next_data  <= act_data;
-        next_addr  <= arriving_addr;
-      end
-      if (next_valid && (!this_valid || word_out)) begin
-        next_valid <= 1'b0;
-        this_valid <= 1'b1;
-        this_data <= next_data;
-        this_addr <= next_addr;
-        beat <= '0;
-      end else if (beat_out) begin
-        this_data <= this_data >> (BUS * 8);
-        beat <= beat + 1'b1;
-        if (word_out) this_valid <= 1'b0;
       end
     end
   end

@@ -43,11 +43,14 @@ def slots_of(features: int, geometry: Geometry) -> int:
     return -(-features // geometry.banks)
 
 
-def sparse_words(weight: np.ndarray, mask: np.ndarray, geometry: Geometry) -> Words:
+def sparse_words(
+    weight: np.ndarray, mask: np.ndarray, geometry: Geometry, columns: np.ndarray | None = None
+) -> Words:
     """The words of up to `pes` rows `weight` int8 `[rows, K]` whose kept places are `mask` bool `[rows, K]`.
 
-    A kept weight may be 0. A block that keeps nothing gets one word of zeros. Raises ValueError for too many
-    rows, or columns whose slots do not fit.
+    `columns` are the columns that the block keeps, where known: one that no row uses still has its place in
+    the windows then, and those after it stay where the pruner had them. A kept weight may be 0. A block that
+    keeps nothing gets one word of zeros. Raises ValueError for too many rows, or columns whose slots do not fit.
     """
     g = geometry
     rows, k = weight.shape
@@ -57,7 +60,9 @@ def sparse_words(weight: np.ndarray, mask: np.ndarray, geometry: Geometry) -> Wo
         raise ValueError(
             f"{k} columns need {slots_of(k, g)} slots; slot_bits {g.slot_bits} hold {1 << g.slot_bits}"
         )
-    kept = [np.flatnonzero(mask[:, bank :: g.banks].any(0)) for bank in range(g.banks)]
+    if columns is None:
+        columns = np.flatnonzero(mask.any(0))
+    kept = [np.sort(columns[columns % g.banks == bank]) // g.banks for bank in range(g.banks)]
     windows = max(1, *map(len, kept))
     slots = np.zeros((windows, g.banks), np.int64)
     here = np.zeros((windows, g.pes, g.banks), bool)
