@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ ALLOCATIONS = ("uniform", "sensitivity")
 class PruneOptions:
     """What `espalier prune` is asked.
 
-    steps, rate: None for the task's own. pruned_by: share of the steps after which the masks stand; the rest
-    retrains. distil: share of the dense model's loss.
+    steps, rate, dense_steps: None for the task's own. pruned_by: share of the steps after which the masks
+    stand; the rest retrains. distil: share of the dense model's loss.
     """
 
     structure: str = "hp"
@@ -56,6 +56,7 @@ class PruneOptions:
     distil: float = 0.7
     steps: int | None = None
     rate: float | None = None
+    dense_steps: int | None = None
     pruned_by: float = 0.5
     seed: int = 0
     leave: tuple[str, ...] = ()
@@ -121,7 +122,9 @@ def prune_task(
     watch = watch or Silent()
     began = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = dense_model(task, options.seed, dense or output.with_suffix(".dense.pt"), device, watch, stop)
+    dense_file = dense or output.with_suffix(".dense.pt")
+    dense_steps = options.dense_steps or task.recipe.dense_steps
+    teacher = dense_model(task, dense_steps, options.seed, dense_file, device, watch, stop)
     figures = {"dense": task.evaluate(teacher)}
     watch.figures("dense", figures["dense"])
     dense_done = time.monotonic()
@@ -144,7 +147,12 @@ def prune_task(
         )
 
     def pruner_for(model: nn.Module, method: Method | None, criterion: Criterion | None) -> Pruner:
-        return Pruner(model, family, budgets, method=method, criterion=criterion, leave=leave)
+        try:
+            return Pruner(model, family, budgets, method=method, criterion=criterion, leave=leave)
+        except ValueError as error:
+            raise UsageError(
+                str(error), hint="choose another --structure, --method, --criterion, --sparsity or --leave"
+            ) from None
 
     at_once = copy.deepcopy(teacher)
     pruner_for(at_once, None, None).finish()
@@ -162,7 +170,7 @@ def prune_task(
         model, task, settings,
         pruner=pruner, teacher=teacher, checkpoint=checkpoint, watch=watch, stage="prune", stop=stop,
     )  # fmt: skip
-    reports = pruner.finish()
+    reports = tuple(replace(report, name=report.name.removeprefix(task.prefix)) for report in pruner.finish())
     figures["retrained"] = task.evaluate(model)
     watch.figures("retrained", figures["retrained"])
     trained = time.monotonic()
@@ -189,7 +197,13 @@ def prune_task(
 
 
 def dense_model(
-    task: Task, seed: int, path: Path, device: torch.device, watch: Watch, stop: Callable[[], bool]
+    task: Task,
+    steps: int,
+    seed: int,
+    path: Path,
+    device: torch.device,
+    watch: Watch,
+    stop: Callable[[], bool],
 ) -> nn.Module:
     """The dense model of a task: one that ships, or the weights in `path`, or trained now and kept there."""
     trained = task.trained()
@@ -197,12 +211,12 @@ def dense_model(
         return trained.to(device).eval()
     torch.manual_seed(seed)
     model = task.model().to(device)
-    identity = {"task": task.name, "seed": seed, "stage": "dense"}
+    identity = {"task": task.name, "seed": seed, "steps": steps, "stage": "dense"}
     kept = Checkpoint(path, identity)
     saved = kept.read()
     if saved is None:
         recipe = task.recipe
-        settings = Settings(recipe.dense_steps, recipe.dense_rate, recipe.weight_decay, seed=seed)
+        settings = Settings(steps, recipe.dense_rate, recipe.weight_decay, seed=seed)
         part = Checkpoint(path.with_suffix(".checkpoint.pt"), identity)
         train(model, task, settings, checkpoint=part, watch=watch, stage="dense", stop=stop)
         kept.write({"model": model.state_dict()})

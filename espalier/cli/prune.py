@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     "--leave", multiple=True, metavar="NAME", help="A layer to leave dense (* and ? allowed); repeatable."
 )
 @click.option("--seed", type=Count(0, 2**32 - 1), default=0, help="Decides all randomness. Default: 0.")
+@click.option("--dense-steps", type=Count(1, 10**8), help="Batches of the dense model's own training.")
 @click.option(
     "--dense", type=FILE, metavar="FILE.pt", help="Where the dense weights are kept, or read from if there."
 )
@@ -82,6 +83,7 @@ def command(
     distil: float,
     steps: int | None,
     rate: float | None,
+    dense_steps: int | None,
     leave: tuple[str, ...],
     seed: int,
     dense: Path | None,
@@ -111,6 +113,7 @@ def command(
         distil=distil,
         steps=steps,
         rate=rate,
+        dense_steps=dense_steps,
         seed=seed,
         leave=leave,
     )

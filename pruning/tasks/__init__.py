@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def _digits(data: Path | None, model: Path | None) -> Task:
     from espalier.pruning.tasks.digits import Digits
 
-    for option, value in (("--data", data), ("a model", model)):
+    for option, value in (("--data", data), ("model", model)):
         if value is not None:
             raise UsageError(f"task digits takes no {option}: it has its own", hint=f"leave out {value}")
     return Digits()
