@@ -123,13 +123,17 @@ def compile_model(
 
     Raises ModelError for a model that cannot be read, UsageError for an option that does not fit it.
     """
-    from espalier.compiler import compile_onnx
+    from espalier.runtime.library import without
     from espalier.targets.host import host
     from espalier.targets.parse import parse_target
 
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} cannot be compiled", hint=unknown("dtype", dtype, DTYPES))
     cpu = host() if target is None else parse_target(target) if isinstance(target, str) else target
+    # TVM imports torch where it is installed, which takes seconds, and needs it for nothing here
+    with without("torch"):
+        from espalier.compiler import compile_onnx
+        from espalier.passes import pipeline  # noqa: F401
     return compile_onnx(
         Path(model),
         cpu,

@@ -30,7 +30,7 @@ def ffi() -> ModuleType:
     # TVM pins its caller's thread to cores otherwise, which would slow everything else in the process
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     try:
-        with _without("torch"):
+        with without("torch"):
             import tvm_ffi
         ctypes.CDLL(str(library_path()), ctypes.RTLD_GLOBAL)
     except (ImportError, OSError) as error:
@@ -53,7 +53,7 @@ def library_path() -> Path:
 
 
 @contextmanager
-def _without(module: str) -> Iterator[None]:
+def without(module: str) -> Iterator[None]:
     """Hides a module not imported yet: tvm_ffi imports torch where it can, which takes two seconds."""
     if module in sys.modules:
         yield

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +137,9 @@ def test_settings_of_tvm(capsys: pytest.CaptureFixture[str]) -> None:
     err = capsys.readouterr().err
     assert err.startswith("error: --pass-config: TVM refuses {'tirx.disable_storage_rewrite': 'maybe'}")
     assert not Path("t.tar").exists()
+
+
+def test_compiling_does_not_import_torch() -> None:
+    code = "import sys, espalier as es; es.compile('m.onnx'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

@@ -49,9 +49,9 @@ def test_a_library_that_cannot_be_loaded(
 
 def test_a_hidden_module_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    with library._without("colorsys"), pytest.raises(ImportError):
+    with library.without("colorsys"), pytest.raises(ImportError):
         import colorsys
     import colorsys
 
-    with library._without("colorsys"):
+    with library.without("colorsys"):
         assert sys.modules["colorsys"] is colorsys
