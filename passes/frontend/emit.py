@@ -259,5 +259,6 @@ CALLS: dict[str, Emit] = {
     "tile": _with_attrs("tile", "repeats"),
     "arange": lambda e, t, a, k: e.relax.op.arange(k["start"], k["stop"], e._prim(1), k["dtype"]),
     "gather_elements": _with_attrs("gather_elements", "axis"),
+    "scatter_nd": lambda e, t, a, k: e.relax.op.scatter_nd(*a, "update"),
     "scatter_elements": _with_attrs("scatter_elements", "axis"),
 }

@@ -321,6 +321,12 @@ def _scatter(x: np.ndarray, indices: np.ndarray, updates: np.ndarray, axis: int)
     return y
 
 
+def _scatter_nd(x: np.ndarray, indices: np.ndarray, updates: np.ndarray) -> np.ndarray:
+    y = x.copy()
+    y[tuple(np.moveaxis(indices, -1, 0))] = updates
+    return y
+
+
 def _argmax_np(f: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return lambda x, axis, keepdims: np.asarray(f(x, axis=axis, keepdims=keepdims)).astype(np.int64)
 
@@ -412,4 +418,5 @@ OPS: dict[str, PlainOp] = {
         _indices, lambda x, i, axis: np.take_along_axis(x, np.where(i < 0, i + x.shape[axis], i), axis)
     ),
     "scatter_elements": PlainOp(_first, _scatter),
+    "scatter_nd": PlainOp(_first, _scatter_nd),
 }

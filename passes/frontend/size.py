@@ -52,6 +52,7 @@ Atom: TypeAlias = Symbol | Iota | Apply
 Monomial: TypeAlias = tuple[tuple[Atom, int], ...]
 MAX_TERMS = 64
 MAX_POWER = 16
+MAX_DEPTH = 8
 MAX_FACTOR = 1 << 63
 TRUTHS = ("nonneg", "iszero")
 
@@ -228,7 +229,7 @@ def floordiv(a: Dim, b: Dim) -> Dim:
         whole = whole + part
     if at_least(rest, 0) and at_least(b - rest, 1):
         return whole
-    return whole + of(Apply("floordiv", (rest, b)))
+    return whole + _applied("floordiv", rest, b)
 
 
 def mod(a: Dim, b: Dim) -> Dim:
@@ -238,7 +239,7 @@ def mod(a: Dim, b: Dim) -> Dim:
     quotient = floordiv(a, b)
     if not any(isinstance(atom, Apply) and atom.name == "floordiv" for atom in atoms(quotient)):
         return a - quotient * b
-    return of(Apply("mod", (a, b)))
+    return _applied("mod", a, b)
 
 
 def minimum(a: Dim, b: Dim) -> Dim:
@@ -247,7 +248,7 @@ def minimum(a: Dim, b: Dim) -> Dim:
         return a
     if at_least(a - b, 0):
         return b
-    return of(Apply("min", (a, b)))
+    return _applied("min", a, b)
 
 
 def maximum(a: Dim, b: Dim) -> Dim:
@@ -256,7 +257,7 @@ def maximum(a: Dim, b: Dim) -> Dim:
         return a
     if at_least(b - a, 0):
         return b
-    return of(Apply("max", (a, b)))
+    return _applied("max", a, b)
 
 
 def less_equal(a: Dim, b: Dim) -> Dim:
@@ -266,7 +267,7 @@ def less_equal(a: Dim, b: Dim) -> Dim:
         return 1
     if at_least(-gap, 1):
         return 0
-    return of(Apply("nonneg", (gap,)))
+    return _applied("nonneg", gap)
 
 
 def equal(a: Dim, b: Dim) -> Dim:
@@ -276,7 +277,20 @@ def equal(a: Dim, b: Dim) -> Dim:
         return 1
     if at_least(gap, 1) or at_least(-gap, 1):
         return 0
-    return of(Apply("iszero", (gap,)))
+    return _applied("iszero", gap)
+
+
+def _applied(name: str, *args: Dim) -> Size:
+    atom = Apply(name, args)
+    if _depth(atom) > MAX_DEPTH:
+        raise FormulaError("a size nests functions deeper than any that a model can have")
+    return of(atom)
+
+
+@cache
+def _depth(atom: Apply) -> int:
+    inner = [a for arg in atom.args for a in atoms(arg)]
+    return 1 + max((_depth(a) for a in inner if isinstance(a, Apply)), default=0)
 
 
 FUNCTIONS: dict[str, Callable[..., Dim]] = {

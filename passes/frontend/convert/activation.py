@@ -57,6 +57,30 @@ def softplus(build: Builder, node: Node, x: Value) -> Value:
     return build("add", build("relu", x), tail)
 
 
+@converts("Selu")
+def selu(build: Builder, node: Node, x: Value) -> Value:
+    alpha, gamma = node.get("alpha", 1.6732632), node.get("gamma", 1.0507010)
+    low = build("multiply", build("subtract", build("exp", x), build.like(1, x)), build.like(alpha, x))
+    y = build("where", build("less", x, build.like(0, x)), low, x)
+    return build("multiply", y, build.like(gamma, x))
+
+
+@converts("PRelu", inputs=(2, 2))
+def prelu(build: Builder, node: Node, x: Value, slope: Value) -> Value:
+    return build("where", build("less", x, build.like(0, x)), build("multiply", x, slope), x)
+
+
+@converts("HardSwish", since=14)
+def hard_swish(build: Builder, node: Node, x: Value) -> Value:
+    line = build("add", build("multiply", x, build.like(1 / 6, x)), build.like(0.5, x))
+    return build("multiply", x, build("minimum", build("maximum", line, build.like(0, x)), build.like(1, x)))
+
+
+@converts("Mish", since=18)
+def mish(build: Builder, node: Node, x: Value) -> Value:
+    return build("multiply", x, build("tanh", softplus(build, node, x)))
+
+
 @converts("Gelu", domain=MICROSOFT)
 def contrib_gelu(build: Builder, node: Node, x: Value) -> Value:
     return build("gelu", x)

@@ -48,7 +48,15 @@ def attention(
         masks.append(causal_mask(q.shape[2], k.shape[2], offset))
     wide = {1: "float32", 11: "float64"}.get(node.get("softmax_precision", 0))
     y = attend(
-        build, q, k, v, masks, scale=node.get("scale"), softcap=node.get("softcap", 0.0), softmax_dtype=wide
+        build,
+        q,
+        k,
+        v,
+        masks,
+        scale=node.get("scale"),
+        softcap=node.get("softcap", 0.0),
+        softmax_dtype=wide,
+        rows_may_be_blocked=mask is not None or used is not None,
     )
     return [join_heads(build, y) if flat else y, k, v]
 
@@ -83,10 +91,13 @@ def attend(
     softcap: float = 0.0,
     blocked: float = -math.inf,
     softmax_dtype: str | None = None,
+    rows_may_be_blocked: bool = False,
 ) -> Value:
     """softmax(q kᵀ scale + masks) v on [B, H, S, D]; a truth mask adds `blocked` where it is false.
 
-    Scale is split between q and k as in the ONNX definition; fewer key heads than query heads are repeated.
+    A query that sees no key gives zeros when `rows_may_be_blocked` (ONNX's erratum to opset 23), as exporters
+    write it: NaN after softmax becomes 0. Scale is split between q and k as in the ONNX definition; fewer key
+    heads than query heads are repeated.
     """
     width = q.shape[-1]
     if scale is None:
@@ -114,6 +125,8 @@ def attend(
     weights = build(
         "softmax", build("cast", scores, dtype=softmax_dtype or dtype), axis=len(scores.shape) - 1
     )
+    if rows_may_be_blocked:
+        weights = build("where", build("isnan", weights), build.like(0, weights), weights)
     return build.matmul(build("cast", weights, dtype=dtype), v)
 
 

@@ -19,6 +19,7 @@ from espalier.passes.frontend.size import Dim
 from espalier.passes.frontend.values import Constant, Plain, Tensor, Value
 
 MAX_RESTARTS = 64
+MAX_CONVERTED = 60_000  # nodes, all restarts together
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -46,7 +47,8 @@ def _converted(model: onnx.ModelProto, fixed: Mapping[str, Dim]) -> Plain:
     """Two symbolic dimensions that the graph forces to be equal become one: the conversion starts again."""
     names = dict(fixed)
     order = _order(model)
-    for _ in range(MAX_RESTARTS):
+    restarts = max(4, min(MAX_RESTARTS, MAX_CONVERTED // max(1, len(model.graph.node))))
+    for _ in range(restarts):
         try:
             return _Graph(model, names).run()
         except EqualDims as equality:
@@ -56,7 +58,7 @@ def _converted(model: onnx.ModelProto, fixed: Mapping[str, Dim]) -> Plain:
                 name, value = other, sz.symbol(name)
             names = {key: _renamed(old, name, value) for key, old in names.items()} | {name: value}
     raise ModelError(
-        f"the dimensions of the inputs depend on each other in more than {MAX_RESTARTS} ways",
+        f"the dimensions of the inputs depend on each other in more than {restarts} ways",
         hint="fix them with --input-shapes",
     )
 

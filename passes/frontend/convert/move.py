@@ -381,6 +381,29 @@ def scatter_elements(build: Builder, node: Node, x: Value, indices: Value, updat
     return build("scatter_elements", x, indices, updates, axis=axis)
 
 
+@converts("ScatterND", inputs=(3, 3))
+def scatter_nd(build: Builder, node: Node, x: Value, indices: Value, updates: Value) -> Value:
+    if node.get("reduction", "none") != "none":
+        raise build.fail("ScatterND with a reduction is not supported", "use reduction=none")
+    return build("scatter_nd", x, indices, updates)
+
+
+@converts("DepthToSpace", "SpaceToDepth")
+def depth_to_space(build: Builder, node: Node, x: Value) -> Value:
+    size, (batch, channels, height, width) = node.attrs["blocksize"], x.shape
+    if node.op == "SpaceToDepth":
+        rows, columns = sz.floordiv(height, size), sz.floordiv(width, size)
+        y = build.reshape(x, (batch, channels, rows, size, columns, size))
+        y = build.permute(y, (0, 3, 5, 1, 2, 4))
+        return build.reshape(y, (batch, channels * size * size, rows, columns))
+    depth = sz.floordiv(channels, size * size)
+    if node.get("mode", "DCR") == "DCR":
+        y = build.permute(build.reshape(x, (batch, size, size, depth, height, width)), (0, 3, 4, 1, 5, 2))
+    else:
+        y = build.permute(build.reshape(x, (batch, depth, size, size, height, width)), (0, 1, 4, 2, 5, 3))
+    return build.reshape(y, (batch, depth, height * size, width * size))
+
+
 @converts("Pad", inputs=(1, 4))
 def pad(
     build: Builder, node: Node, x: Value, pads: Value | None, fill: Value | None, axes: Value | None

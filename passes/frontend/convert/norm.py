@@ -6,6 +6,7 @@ from espalier.passes.frontend import size as sz
 from espalier.passes.frontend.build import Builder
 from espalier.passes.frontend.convert.registry import MICROSOFT, Node, converts
 from espalier.passes.frontend.plain import axes_of
+from espalier.passes.frontend.size import Dim
 from espalier.passes.frontend.values import Value
 
 
@@ -74,6 +75,29 @@ def batch_normalization(
     offset = build("subtract", bias, build("multiply", mean, factor))
     factor, offset = (build.reshape(v, (*v.shape, *tail)) for v in (factor, offset))
     return [build("add", build("multiply", x, factor), offset)]
+
+
+@converts("InstanceNormalization", inputs=(3, 3))
+def instance_normalization(build: Builder, node: Node, x: Value, scale: Value, bias: Value) -> Value:
+    return group_norm(build, x, x.shape[1], scale, bias, node.get("epsilon", 1e-5))
+
+
+@converts("GroupNormalization", since=21, inputs=(3, 3))
+def group_normalization(build: Builder, node: Node, x: Value, scale: Value, bias: Value) -> Value:
+    return group_norm(build, x, node.attrs["num_groups"], scale, bias, node.get("epsilon", 1e-5))
+
+
+def group_norm(build: Builder, x: Value, groups: Dim, scale: Value, bias: Value, epsilon: float) -> Value:
+    """[B, C, ...] normalised over each group of channels and all further axes."""
+    batch, channels, *space = x.shape
+    width = sz.floordiv(channels, groups) * sz.product(space)
+    y = build.reshape(x, (batch, groups, width))
+    centred = build("subtract", y, build("mean", y, axes=(2,), keepdims=True))
+    variance = build("mean", build("multiply", centred, centred), axes=(2,), keepdims=True)
+    y = build("divide", centred, build("sqrt", build("add", variance, build.like(epsilon, x))))
+    tail = (channels, *([1] * len(space)))
+    y = build("multiply", build.reshape(y, x.shape), build.reshape(scale, tail))
+    return build("add", y, build.reshape(bias, tail))
 
 
 @converts("LpNormalization")

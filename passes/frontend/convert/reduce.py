@@ -16,7 +16,7 @@ REDUCE = {
 }
 
 
-@converts(*REDUCE, "ReduceSumSquare", "ReduceL2", inputs=(1, 2))
+@converts(*REDUCE, "ReduceSumSquare", "ReduceL2", "ReduceL1", inputs=(1, 2))
 def reduce(build: Builder, node: Node, x: Value, axes: Value | None) -> Value:
     chosen = node.get("axes") if axes is None else build.array(axes, "the axes of a reduction").tolist()
     if not chosen:
@@ -25,9 +25,16 @@ def reduce(build: Builder, node: Node, x: Value, axes: Value | None) -> Value:
         chosen = range(len(x.shape))
     if node.op in ("ReduceSumSquare", "ReduceL2"):
         x = build("multiply", x, x)
+    if node.op == "ReduceL1":
+        x = build("abs", x)
     name = REDUCE.get(node.op, "sum")
     y = build(name, x, axes=axes_of(list(chosen), len(x.shape)), keepdims=bool(node.get("keepdims", 1)))
     return build("sqrt", y) if node.op == "ReduceL2" else y
+
+
+@converts("GlobalAveragePool")
+def global_average_pool(build: Builder, node: Node, x: Value) -> Value:
+    return build("mean", x, axes=tuple(range(2, len(x.shape))), keepdims=True)
 
 
 @converts("ArgMax", "ArgMin")

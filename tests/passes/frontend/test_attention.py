@@ -41,6 +41,15 @@ def test_standard_attention(mask: str | None, attrs: dict[str, float], make: Mak
     agree(make([node("Attention", list(inputs), ["y"], **attrs)], inputs, opset=23), feeds)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "float32"])
+def test_query_that_sees_nothing_gives_zeros(dtype: str, make: Make, agree: Agree) -> None:
+    seen = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 1]], bool)
+    mask = seen if dtype == "bool" else np.where(seen, 0, -np.inf).astype(np.float32)
+    inputs = {n: ("float32", ["b", 2, 3, 8]) for n in "qkv"} | {"m": (dtype, [3, 3])}
+    feeds = {n: f32(2, 2, 3, 8) for n in "qkv"} | {"m": mask}
+    agree(make([node("Attention", list(inputs), ["y"])], inputs, opset=23), feeds)
+
+
 def test_attention_on_three_dimensions_with_a_past(make: Make, agree: Agree) -> None:
     inputs = {
         "q": ("float32", ["b", "s", 32]), "k": ("float32", ["b", "s", 16]), "v": ("float32", ["b", "s", 16]),

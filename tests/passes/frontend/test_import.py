@@ -122,16 +122,22 @@ PLAIN = [
     node("IsNaN", ["x"], ["IsNaN"]),
     node("Conv", ["x", "w", "cw"], ["Conv"], pads=[1, 1]),
     node("ReduceL2", ["x"], ["ReduceL2"], keepdims=1),
+    node("ScatterND", ["x", "coordinates", "update"], ["ScatterND"]),
+    node("ScatterElements", ["x", "ArgMaxK", "Exp1"], ["ScatterElements"], axis=2),
+    node("Slice", ["Exp", "zero1", "one1", "two1"], ["Exp1"]),
+    node("Slice", ["x", "minus1", "least1", "two1", "minus1"], ["flipped"]),
     node("QuantizeLinear", ["x", "scale", "zero"], ["Quantize"]),
 ]
 
 
 def test_every_plain_operator_compiles(make: Make) -> None:
-    order = sorted(PLAIN, key=lambda n: {"ArgMaxK": 0, "IsNaN": 0, "Exp": 0}.get(n.output[0], 1))
+    order = sorted(PLAIN, key=lambda n: {"ArgMaxK": 0, "IsNaN": 0, "Exp": 0, "Exp1": 0.5}.get(n.output[0], 1))
     weights = {
         "g": f32(5), "c": f32(5), "three": np.int64(3), "two": np.float32(2), "one": np.int64(1),
         "some": np.array([4, 0, -1]), "pads": np.array([0, 1, 0, 0, 2, 1]), "times": np.array([1, 2, 3]),
-        "one1": np.array([1]), "three1": np.array([3]), "two1": np.array([2]),
+        "one1": np.array([1]), "three1": np.array([3]), "two1": np.array([2]), "zero1": np.array([0]),
+        "minus1": np.array([-1]), "least1": np.array([-99]), "coordinates": np.array([[0]]),
+        "update": f32(1, 4, 5),
         "w": f32(2, 4, 3), "cw": f32(2),
         "scale": np.float32(0.1), "zero": np.int8(3),
     }  # fmt: skip

@@ -29,10 +29,12 @@ def i64(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-NEWER = {"Gelu": 20}
+NEWER = {"Gelu": 20, "Mish": 18}
 SHAPED = ["Identity", "Flatten", "Transpose", "Softmax", "LogSoftmax", "LpNormalization"]
-REDUCING = ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceL2", "ReduceSumSquare"]
+REDUCING = ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceL2", "ReduceL1"]
+REDUCING += ["ReduceSumSquare"]
 ACTIVATIONS = ["Relu", "Tanh", "Sigmoid", "LeakyRelu", "HardSigmoid", "Elu", "Softplus", "Gelu"]
+ACTIVATIONS += ["Selu", "HardSwish", "Mish"]
 POINTWISE = [
     "Abs",
     "Neg",
@@ -301,6 +303,33 @@ def test_scatter_elements(make: Make, agree: Agree) -> None:
     agree(make([node("ScatterElements", ["x", "i", "u"], ["y"], axis=0)], inputs), feeds)
 
 
+def test_scatter_nd(make: Make, agree: Agree) -> None:
+    inputs = {"x": ("float32", [5, 4]), "u": ("float32", ["n", 4])}
+    model = make([node("ScatterND", ["x", "i", "u"], ["y"])], inputs, {"i": np.array([[3], [-5]])})
+    agree(model, {"x": f32(5, 4), "u": f32(2, 4)})
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_depth_and_space(mode: str, make: Make, agree: Agree) -> None:
+    nodes = [
+        node("DepthToSpace", ["x"], ["s"], blocksize=2, mode=mode),
+        node("SpaceToDepth", ["s"], ["y"], blocksize=3),
+    ]
+    agree(make(nodes, {"x": ("float32", ["b", 12, 3, 6])}), {"x": f32(2, 12, 3, 6)})
+
+
+def test_group_norms_and_pool(make: Make, agree: Agree) -> None:
+    weights = {"g": f32(4), "c": f32(4), "p": f32(4, 1)}
+    nodes = [
+        node("InstanceNormalization", ["x", "g", "c"], ["a"]),
+        node("GroupNormalization", ["a", "g", "c"], ["b"], num_groups=2),
+        node("PRelu", ["b", "p"], ["d"]),
+        node("GlobalAveragePool", ["d"], ["e"]),
+        node("Add", ["d", "e"], ["y"]),
+    ]
+    agree(make(nodes, {"x": ("float32", ["b", 4, "s"])}, weights, opset=21), {"x": f32(2, 4, 7)})
+
+
 def test_trilu_and_eye(make: Make, agree: Agree) -> None:
     for upper in (0, 1):
         for k in (-1, 0, 2):
@@ -362,6 +391,10 @@ REFUSED = {
     "scatter add": (
         [node("ScatterElements", ["x", "i", "x"], ["y"], reduction="add")],
         {"i": np.zeros((3, 3), np.int64)},
+    ),
+    "scatter add by coordinates": (
+        [node("ScatterND", ["x", "i", "x"], ["y"], reduction="add")],
+        {"i": np.zeros((3, 1), np.int64)},
     ),
     "batched gather": (
         [node("GatherND", ["x", "i"], ["y"], batch_dims=1)],
