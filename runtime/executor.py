@@ -52,18 +52,23 @@ class Executor:
 
         Raises DataError where the inputs do not fit the signature.
         """
-        arguments = self._arguments(inputs)
-        return self._named(self._main(*arguments))
+        arrays = self._checked(inputs)
+        outputs = self._named(self._main(*_tensors(arrays)))
+        # an output that is an input comes back in the caller's own memory
+        return {
+            name: output.copy() if any(np.may_share_memory(output, array) for array in arrays) else output
+            for name, output in outputs.items()
+        }
 
     def benchmark(self, inputs: Mapping[str, np.ndarray], *, repeat: int = 1, number: int = 1) -> Times:
         """Times `repeat` means of `number` runs each, after one run that is not counted."""
-        arguments = self._arguments(inputs)
+        arguments = _tensors(self._checked(inputs))
         self._main(*arguments)
         return measure(lambda: self._main(*arguments), repeat=repeat, number=number)
 
     def profile(self, inputs: Mapping[str, np.ndarray]) -> list[CallTime]:
         """Every kernel of one run in the order of the calls, after one run that is not counted."""
-        arguments = self._arguments(inputs)
+        arguments = _tensors(self._checked(inputs))
         machine = self._new_machine()
         machine[ENTRY](*arguments)
         calls: list[CallTime] = []
@@ -86,9 +91,9 @@ class Executor:
         machine["vm_initialization"](CPU, 0, POOLED)
         return machine
 
-    def _arguments(self, inputs: Mapping[str, np.ndarray]) -> list[Any]:
+    def _checked(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         set_threads(self.threads)
-        return [ffi().from_dlpack(array) for array in check_inputs(self.signature, inputs)]
+        return check_inputs(self.signature, inputs)
 
     def _named(self, result: Any) -> dict[str, np.ndarray]:
         values = [result] if isinstance(result, ffi().Tensor) else list(result)
@@ -96,6 +101,11 @@ class Executor:
         if len(values) != len(names):
             raise RuntimeError(f"the module gives {len(values)} outputs, its metadata names {len(names)}")
         return {name: np.from_dlpack(value) for name, value in zip(names, values, strict=True)}
+
+
+def _tensors(arrays: list[np.ndarray]) -> list[Any]:
+    """The arrays as TVM takes them, without a copy."""
+    return [ffi().from_dlpack(array) for array in arrays]
 
 
 def _load(module: bytes) -> Any:

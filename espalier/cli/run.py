@@ -71,6 +71,7 @@ def command(
     """Runs PKG.tar on the arrays of IN.npz, or on made-up ones, and times it.
 
     Without --input-shapes made-up inputs have batch 1 and sequence 128, as far as the package allows.
+    A package is checked for damage, but its code runs with your rights: run those that you trust.
     """
     from espalier.arrays import read_npz, write_npz
     from espalier.package import Package

@@ -13,7 +13,10 @@ import pytest
 
 from espalier.errors import DataError
 from espalier.package import Package
+from espalier.runtime.executor import Executor
+from espalier.runtime.inputs import aligned
 from espalier.runtime.library import ffi
+from espalier.runtime.signature import Signature, Tensor
 from espalier.runtime.threads import set_threads
 
 pytestmark = pytest.mark.compile
@@ -162,3 +165,63 @@ def test_a_module_with_other_outputs_than_its_metadata_is_a_bug(tiny_package: Pa
     fewer = metadata.model_copy(update={"outputs": metadata.outputs[:1]})
     with pytest.raises(RuntimeError, match="the module gives 2 outputs, its metadata names 1"):
         Package(fewer, tiny_package.module).run(inputs(1, 1))
+
+
+@pytest.fixture(scope="module")
+def odd() -> Executor:
+    """Takes and gives booleans, bytes, halves and scalars, and gives an input as it is."""
+    import tempfile
+
+    import tvm
+    from tvm import relax
+
+    n = tvm.tirx.Var("n", "int64")
+    shapes = {"x": ((n,), "float32"), "m": ((n,), "bool"), "s": ((), "float16"), "u": ((n,), "uint8")}
+    x, m, s, u = (relax.Var(name, relax.TensorType(*form)) for name, form in shapes.items())
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x, m, s, u], attrs={"num_input": 4}):
+        with builder.dataflow():
+            positive = builder.emit(relax.op.greater(x, relax.const(0.0, "float32")))
+            values = [relax.op.sum(x), relax.op.logical_not(m), relax.op.add(s, s)]
+            found = [positive, *(builder.emit(value) for value in values)]
+            result = builder.emit_output(relax.Tuple([*found, u, x]))
+        builder.emit_func_output(result)
+    compiled = tvm.compile(builder.get(), tvm.target.Target({"kind": "llvm", "mcpu": "x86-64-v2"}))
+    with tempfile.TemporaryDirectory() as folder:
+        compiled.export_library(f"{folder}/mod.so")
+        module = Path(folder, "mod.so").read_bytes()
+    inputs = tuple(Tensor(name, ("n",) if form[0] else (), form[1]) for name, form in shapes.items())
+    kinds = {
+        "positive": "bool",
+        "sum": "float32",
+        "not": "bool",
+        "twice": "float16",
+        "u": "uint8",
+        "x": "float32",
+    }
+    outputs = tuple(Tensor(name, (), dtype) for name, dtype in kinds.items())
+    return Executor(module, Signature(inputs, outputs, {"n": (1, 9)}))
+
+
+def test_booleans_bytes_halves_and_scalars(odd: Executor) -> None:
+    x, m = np.array([1, -2, 3], "float32"), np.array([True, False, True])
+    outputs = odd.run({"x": x, "m": m, "s": np.float16(1.5), "u": np.arange(3, dtype="uint8")})
+    assert {name: array.dtype.name for name, array in outputs.items()} == {
+        tensor.name: tensor.dtype for tensor in odd.signature.outputs
+    }
+    wanted = {"positive": x > 0, "sum": 2, "not": ~m, "twice": 3, "u": np.arange(3), "x": x}
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(outputs[name], value)
+        assert outputs[name].flags.writeable
+
+
+def test_an_output_is_never_the_memory_of_an_input(odd: Executor) -> None:
+    given = {
+        "x": aligned(np.zeros(3, "float32")),
+        "m": np.ones(3, bool),
+        "s": np.float16(0),
+        "u": aligned(np.zeros(3, "uint8")),
+    }
+    outputs = odd.run(given)
+    for name in ("x", "u"):
+        assert not np.shares_memory(outputs[name], given[name])
