@@ -29,4 +29,4 @@ def test_set() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _path(name: str) -> Path:
-    return Path(str(resources.files(__package__).joinpath(name)))
+    return Path(str(resources.files("espalier.demo").joinpath(name)))

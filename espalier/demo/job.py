@@ -111,7 +111,7 @@ def _check(package: Any, model: Path, images: np.ndarray, labels: np.ndarray) ->
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    wanted = session.run([data.OUTPUT], {data.INPUT: images})[0]
+    wanted = np.asarray(session.run([data.OUTPUT], {data.INPUT: images})[0])
     got = package.run({data.INPUT: images})[data.OUTPUT]
     ours, theirs = got.argmax(axis=1), wanted.argmax(axis=1)
     return Check(
@@ -136,8 +136,8 @@ def _rank(model: Path, timed: Bench) -> Ranking:
     assert ours and ours.times and theirs and theirs.times
     here_first = [device for device in devices().values() if isinstance(device.cpu, Cpu)]
     layers = [
-        Linear(*weight.matrix.shape, detect(weight.matrix).structure, BATCH * data.TOKENS)
-        for weight in linear_weights(read_model(model))
+        Linear(*matrix.shape, structure=detect(matrix).structure, tokens=BATCH * data.TOKENS)
+        for matrix in (weight.matrix for weight in linear_weights(read_model(model)))
     ]
     return rank(layers, here_first, ours.times, float(f"{theirs.times.median / 2:.2g}"))
 

@@ -56,7 +56,7 @@ def render(results: dict[str, BaseModel], *, title: str = TITLE) -> str:
         lstrip_blocks=True,
     )
     environment.filters["label"] = _label
-    source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    source = resources.files("espalier.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     template = environment.from_string(source)
     shown = {name: results.get(name) for name in RESULTS}
     return template.render(title=title, results=shown, charts=_charts(results))

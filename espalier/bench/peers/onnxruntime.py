@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 
 from espalier.bench.peers import Arrays, Declined, Run
@@ -21,4 +22,4 @@ def load(model: Path, inputs: Arrays, threads: int) -> Run:
         raise Declined(str(error)) from error
     names = [output.name for output in session.get_outputs()]
     feed = dict(inputs)
-    return lambda: dict(zip(names, session.run(names, feed), strict=True))
+    return lambda: dict(zip(names, map(np.asarray, session.run(names, feed)), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tvm
@@ -21,11 +22,12 @@ def load(model: Path, inputs: Arrays, threads: int) -> Run:
         imported = import_model(read_model(model), {name: array.shape for name, array in inputs.items()}, {})
     except ModelError as error:
         raise Declined(error.message) from error
-    values = {name: weight.array for name, weight in imported.weights.items()}
+    values: Any = {name: weight.array for name, weight in imported.weights.items()}
+    cpu: Any = tvm.cpu()
     bound = relax.transform.BindParams("main", values)(imported.mod)
     executable = tvm.compile(bound, target=tvm.target.Target({"kind": "llvm", "mcpu": host().mcpu}))
     set_threads(threads)
-    machine = relax.VirtualMachine(executable, tvm.cpu())
+    machine = relax.VirtualMachine(executable, cpu)
     main = machine["main"]
 
     def run() -> dict[str, np.ndarray]:
