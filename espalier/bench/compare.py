@@ -12,7 +12,7 @@ from espalier.bench.inputs import model_inputs
 from espalier.bench.machine import Machine, this_machine
 from espalier.bench.peers import PEERS, Arrays, Declined, Peer, Run
 from espalier.bench.timing import Times, interleave, pinned
-from espalier.errors import UnavailableError, UsageError, unknown
+from espalier.errors import EspalierError, UnavailableError, UsageError, unknown
 from espalier.shapes import format_shape
 
 COLUMNS = ("model", "runtime", "median ms", "p5", "p95", "x onnxruntime", "x best other f32", "error")
@@ -168,8 +168,8 @@ def bench(
             for peer in chosen:
                 log(f"loading {name} in {peer.name}")
                 try:
-                    run = peer.load(path, inputs, threads)
-                    outputs[name, peer.name] = {key: np.array(array) for key, array in run().items()}
+                    run, first = _load(peer, path, inputs, threads)
+                    outputs[name, peer.name] = first
                     loaded[name, peer.name] = run
                 except Declined as why:
                     declined[name, peer.name] = _first_line(str(why))
@@ -200,6 +200,20 @@ def bench(
     )
     distributions = tuple(dict.fromkeys(peer.distribution for peer in chosen))
     return Bench(this_machine(distributions), threads, shapes, entries)
+
+
+def _load(peer: Peer, path: Path, inputs: Arrays, threads: int) -> tuple[Run, Arrays]:
+    """The model in a runtime, and a copy of its first outputs; raises Declined."""
+    try:
+        run = peer.load(path, inputs, threads)
+        return run, {key: np.array(array) for key, array in run().items()}
+    except (Declined, EspalierError):
+        raise
+    except Exception as error:
+        if peer.name == OURS:
+            raise
+        # whatever another runtime raises is its way to say that it cannot run this model
+        raise Declined(f"{type(error).__name__}: {error}") from error
 
 
 def _names(models: Sequence[Path]) -> list[str]:

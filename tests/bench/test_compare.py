@@ -98,10 +98,20 @@ def decline():
     raise Declined("no such operator\nand a long story")
 
 
+def crash():
+    raise KeyError("num_heads")
+
+
+def crash_late():
+    return lambda: crash()
+
+
 @pytest.mark.parametrize(
     ("outcome", "why"),
     [
         (decline, "no such operator"),
+        (crash, "KeyError: 'num_heads'"),
+        (crash_late, "KeyError: 'num_heads'"),
         (lambda: lambda: {"y": np.zeros((2, 2))}, "has shape"),
         (lambda: lambda: {}, "no such output"),
         (lambda: lambda: {"y": np.full((1, 24), np.nan)}, "NaN"),
@@ -121,6 +131,13 @@ def test_a_wrong_result_shows_as_an_error(monkeypatch, model):
     result = bench([model], peers=["onnxruntime", "fake"], repeat=3, budget_s=0.1)
     entry = result.of("two", "fake")
     assert entry and entry.error == pytest.approx(1.0)
+
+
+def test_our_own_crash_is_a_bug_and_no_refusal(monkeypatch, model):
+    monkeypatch.setattr(compare, "OURS", "fake")
+    fake(monkeypatch, crash)
+    with pytest.raises(KeyError):
+        bench([model], peers=["fake"], repeat=3, budget_s=0.1)
 
 
 def test_no_reference_no_error(monkeypatch, model):

@@ -42,7 +42,7 @@ class Peer:
         return importlib.util.find_spec(self.imported) is not None
 
     def load(self, model: Path, inputs: Arrays, threads: int) -> Run:
-        """Make the model ready to run on `threads` threads. Raises Declined."""
+        """Make the model ready to run on `threads` threads; raises Declined, or what the runtime raises."""
         loader = importlib.import_module(f"{__name__}.{self.module}")
         return getattr(loader, self.function)(model, inputs, threads)
 
