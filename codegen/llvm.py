@@ -67,8 +67,10 @@ def _context(config: Mapping[str, Any]) -> Any:
 
 
 def _lower(mod: tvm.IRModule) -> tvm.IRModule:
-    """What has no kernel of ours becomes TIR, fused where TVM can."""
+    """What has no kernel of ours becomes TIR, fused where TVM can, and gets a schedule."""
     from tvm import relax, transform
+
+    from espalier.schedules.x86.default import schedule_leftovers
 
     steps = [
         relax.transform.LegalizeOps(),
@@ -77,7 +79,7 @@ def _lower(mod: tvm.IRModule) -> tvm.IRModule:
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
     ]
-    return transform.Sequential(steps)(mod)
+    return schedule_leftovers(transform.Sequential(steps)(mod))
 
 
 def _finish() -> Any:

@@ -17,6 +17,7 @@ from espalier.passes import (
     fuse_norm,
     layout,
     lower,
+    widen,
 )
 from espalier.passes.state import Pass, State
 
@@ -31,6 +32,7 @@ def _layouts(state: State) -> State:
 
 
 PASSES = (
+    Pass("widen", widen.run),
     Pass("clean", _on_mod(relax.transform.EliminateCommonSubexpr())),
     Pass("fuse-activation", _on_mod(fuse_activation.run)),
     Pass("fuse-norm", _on_mod(fuse_norm.run)),
@@ -38,7 +40,7 @@ PASSES = (
     Pass("fuse-linear", lambda state: state.with_mod(fuse_linear.run(state.mod, state.weights))),
     Pass("detect", detect.run, required=True),
     Pass("choose", choose.run, required=True),
-    Pass("layout", _layouts),
+    Pass("layout", _layouts, required=True),
     Pass("lower", lower.run, required=True),
     Pass("bind", bind.run, required=True),
 )
