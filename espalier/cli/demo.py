@@ -93,4 +93,6 @@ def _text(found: Demo, output: Output) -> None:
     output.table(("", "device", "ms", "interval", "how", "meets it"), rows)
     if ranking.best is None:
         click.echo("no device is sure to meet it")
+    else:
+        click.echo(f"no price is known; {ranking.best} is the least powerful that meets it")
     click.echo(f"\nreport: {found.report}")
