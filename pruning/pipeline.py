@@ -90,6 +90,7 @@ class PruneResult:
     """What came of it. metric: figures of the dense model, pruned in one shot, and retrained.
 
     sparsity: {"wanted", "pruned_layers", "all_weights"}, the latter two fractions of exact zeros.
+    steps: batches of {"dense", "prune"}.
     """
 
     task: str
@@ -97,6 +98,7 @@ class PruneResult:
     layers: tuple[LayerReport, ...]
     sparsity: dict[str, float]
     metric: dict[str, dict[str, float]]
+    steps: dict[str, int]
     seconds: dict[str, float]
     versions: dict[str, str]
     onnx_error: float
@@ -182,6 +184,7 @@ def prune_task(
         layers=reports,
         sparsity={"wanted": options.sparsity, **zeros(model, reports)},
         metric=figures,
+        steps={"dense": dense_steps, "prune": settings.steps},
         seconds={
             "dense": dense_done - began,
             "prune": trained - dense_done,

@@ -23,17 +23,21 @@ from espalier.pruning.layers import Layer, prunable_layers
 from espalier.pruning.masks import attach, bake, set_mask
 from espalier.pruning.methods import Gradual, Method
 from espalier.pruning.schedules import Cubic
-from espalier.sparsity import Structure
+from espalier.sparsity import Structure, sizes
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What became of one weight. sparsity: fraction of exact zeros. structure: label, `HP(B=32,...)`."""
+    """What became of one weight. structure: its label, `HP(B=32,...)`. sparsity: fraction of exact zeros.
+
+    bytes: size of the weight in each format of `sparsity.sizes`, and "packed" in the one of its structure.
+    """
 
     name: str
     shape: tuple[int, int]
     structure: str
     sparsity: float
+    bytes: dict[str, int | None]
 
 
 class Pruner:
@@ -119,14 +123,17 @@ class Pruner:
 
     def report(self) -> tuple[LayerReport, ...]:
         """One entry a layer, in the model's order."""
-        return tuple(
-            LayerReport(
-                layer.name,
-                layer.shape,
-                self.structure(layer).label(),
-                float(np.mean(layer.effective().cpu().numpy() == 0)),
-            )
-            for layer in self.layers
+        return tuple(self._report(layer) for layer in self.layers)
+
+    def _report(self, layer: Layer) -> LayerReport:
+        weight, structure = layer.effective().cpu().numpy(), self.structure(layer)
+        packed = -(-structure.bits(layer.shape, weight.dtype.itemsize * 8) // 8)
+        return LayerReport(
+            layer.name,
+            layer.shape,
+            structure.label(),
+            float(np.mean(weight == 0)),
+            {**sizes(weight, structure), "packed": packed},
         )
 
     def state(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from espalier.pruning.distillation import distillation
+from espalier.pruning.distil import distillation
 
 
 @dataclass(frozen=True)

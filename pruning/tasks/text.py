@@ -48,6 +48,9 @@ def transformers() -> Any:
             "transformers, which reads Hugging Face folders, is not installed",
             hint='pip install "tvm-espalier[train]"',
         ) from None
+    # its progress bars and notes on new heads would stand between a verb's own lines
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     return transformers
 
 

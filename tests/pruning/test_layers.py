@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from espalier.pruning.families import HPFamily
 from espalier.pruning.layers import prunable_layers
+from espalier.pruning.pruner import Pruner
 
 pytestmark = pytest.mark.unit
 
@@ -73,3 +75,22 @@ def test_conv1d_is_seen_turned_and_shares_memory() -> None:
     assert layer.shape == (10, 6)
     layer.matrix()[3, 2] = 42.0
     assert model.gpt.weight[2, 3] == 42.0
+
+
+def test_prunes_gpt2_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20, n_positions=8)
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(config)
+    found = {layer.name: layer for layer in prunable_layers(model)}
+    assert {name: layer.shape for name, layer in found.items()} == {
+        "transformer.h.0.attn.c_attn.weight": (48, 16),
+        "transformer.h.0.attn.c_proj.weight": (16, 16),
+        "transformer.h.0.mlp.c_fc.weight": (64, 16),
+        "transformer.h.0.mlp.c_proj.weight": (16, 64),
+    }
+    Pruner(model, HPFamily(B=8), 0.75).finish()
+    for name, layer in found.items():
+        stored = model.get_parameter(name).detach().numpy()
+        assert HPFamily(B=8).at(layer.shape, 0.75).fits(stored.T) and (stored == 0).mean() == 0.75
+    assert torch.isfinite(model(torch.arange(6)[None]).logits).all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from espalier.pruning.distillation import distillation
+from espalier.pruning.distil import distillation
 from espalier.pruning.families import HPFamily, UnstructuredFamily
 from espalier.pruning.methods import Gradual
 from espalier.pruning.pruner import Pruner
