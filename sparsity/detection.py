@@ -15,8 +15,8 @@ from espalier.sparsity.evidence import Evidence
 from espalier.sparsity.find_block import find_block
 from espalier.sparsity.find_columns import find_bp
 from espalier.sparsity.find_patterns import find_bppp, find_pp
-from espalier.sparsity.find_vectors import find_hp, find_nm
-from espalier.sparsity.hierarchical import HP, NM
+from espalier.sparsity.find_vectors import find_hp, find_nm, plausible
+from espalier.sparsity.hierarchical import HP, NM, PackedHP
 from espalier.sparsity.patterns import PP
 from espalier.sparsity.plain import Dense, Zero
 from espalier.sparsity.structure import Packed, Structure, as_matrix, same_bits
@@ -93,7 +93,7 @@ def detect(matrix: np.ndarray) -> Detection:
             if order(least_bits(structure, evidence), structure) >= limit:
                 continue
             found = attempt(evidence, matrix, structure)
-            if isinstance(structure, HP | NM) and not full_vectors(found.packed, structure.n):
+            if not believable(found.packed):
                 continue
             free = width * forgiven(evidence, found)
             if order(found.bits, structure) < limit and order(found.bits - free, structure) < bar:
@@ -133,18 +133,13 @@ def forgiven(evidence: Evidence, found: Detection) -> int:
     return zeros
 
 
-def full_vectors(packed: Any, n: int) -> bool:
-    """Whether about as many vectors hold all n weights as when each is zero by chance, and 1 in 64.
-
-    Otherwise n is the most that any vector happens to hold, not what the pruner left in each.
-    """
-    whole = packed.columns.shape[1] // packed.structure.v
-    used = np.count_nonzero(packed.values[:, :whole], axis=2)
-    used = used[used.any(axis=1)]
-    if not used.size:
+def believable(packed: Packed) -> bool:
+    """Whether the vectors of HP and N:M hold their n weights as often as they should."""
+    if not isinstance(packed, PackedHP):
         return True
-    share = used.mean() / n
-    return bool((used == n).mean() >= max(0.7 * share**n, 1 / 64))
+    structure: Any = packed.structure
+    whole = packed.columns.shape[1] // structure.v
+    return plausible(np.count_nonzero(packed.values[:, :whole], axis=2), structure.n)
 
 
 FINDERS: tuple[Callable[[Evidence, int], Iterable[Structure]], ...] = (

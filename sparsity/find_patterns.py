@@ -78,10 +78,18 @@ def cluster(evidence: Evidence, p: int) -> PP | None:
     uses = np.stack([counts[some] @ kinds[some] for some in members])
     sizes = np.array([counts[some].sum() for some in members])
     usual = uses > 0.3 * sizes[:, None]
-    rows = usual.reshape(-1, p, p)
-    if (rows == rows[:, :1]).all():  # whole columns: that is HP with g = p
+    if shared_rows(usual.reshape(-1, p, p)):
         return None
     return PP(p, len(members), int(usual.sum(axis=1).max()))
+
+
+def shared_rows(patterns: np.ndarray) -> bool:
+    """Whether the patterns are HP with g > 1 seen as PP: equal rows in groups, one count in every row."""
+    p = patterns.shape[1]
+    if len(np.unique(patterns.sum(axis=2))) > 1:
+        return False
+    groups = (patterns.reshape(-1, p // g, g, p) for g in range(2, p + 1) if p % g == 0)
+    return any(bool((rows == rows[:, :, :1]).all()) for rows in groups)
 
 
 def find_bppp(evidence: Evidence, axis: Axis, best: int) -> Iterator[BPPP]:

@@ -26,16 +26,29 @@ def find_nm(evidence: Evidence, best: int) -> Iterator[NM]:
         least = ceil_div(evidence.count - evidence.stray_limit, rows * ceil_div(columns, v))
         if level2_bits(rows, 0, columns, least, v, evidence.width) >= best:
             continue
-        counts = np.bincount(evidence.vector_counts(v).reshape(-1), minlength=v + 1)
+        used = evidence.vector_counts(v)
+        counts = np.bincount(used.reshape(-1), minlength=v + 1)
         for n in range(least, v):
             outside = int((counts[n + 1 :] * np.arange(1, v - n + 1)).sum())
-            if outside <= evidence.stray_limit:
+            if outside <= evidence.stray_limit and plausible(used[:, : columns // v], n):
                 bits = level2_bits(rows, rows, columns, n, v, evidence.width) + outside * evidence.stray_bits
                 zeros = NM(n, v).kept_count(evidence.shape) + outside - evidence.count
                 free = zeros * evidence.width if 8 * zeros <= evidence.count else 0
                 found.append((bits - free, v, n))
     for _, v, n in sorted(found)[:2]:
         yield NM(n, v, shared_rows(evidence, v, n))
+
+
+def plausible(used: np.ndarray, n: int) -> bool:
+    """Whether about as many vectors hold n weights as when each is zero by chance, and 1 in 64.
+
+    used: non-zeros of whole vectors, `[rows, vectors]`. Otherwise n is the most that any vector happens to
+    hold, not what the pruner left in each.
+    """
+    used = np.minimum(used[used.any(axis=1)], n)
+    if not used.size:
+        return True
+    return bool((used == n).mean() >= max(0.7 * (used.mean() / n) ** n, 1 / 64))
 
 
 def shared_rows(evidence: Evidence, v: int, n: int) -> int:
@@ -72,6 +85,8 @@ def find_hp(evidence: Evidence, best: int) -> Iterator[HP]:
             if seen in (0, columns) or least >= best:
                 continue
             for guess in level2(part, height, best):
+                if guess.vectors == 1 and guess.g > 1:
+                    continue  # one choice of columns for g rows: that is BP with B = g
                 best = min(best, guess.bits)
                 yield HP(height, min(guess.vectors * guess.v, columns), guess.v, guess.n, guess.g)
 
@@ -84,25 +99,34 @@ def level2(evidence: Evidence, height: int, best: int) -> list[Guess]:
     probe = np.argsort(-counts, kind="stable")[:4]
     support = compact(used[probe, :128], columns[probe], counts[probe])
     guesses = probe_lengths(evidence, height, support, counts[probe])
-    if not guesses:
-        return []
-    first = min(guesses, key=lambda guess: (guess.bits, guess.v))
-    if first.bits - evidence.shape[0] * first.vectors * first.v >= best:
-        return []
     whole = compact(used, columns, counts)
+    groups = [g for g in evidence.periods(min(height, 64)) if height % g == 0]
     result = []
-    for g in (g for g in evidence.periods(min(height, 64)) if height % g == 0):
-        unions = group_unions(whole, g)
-        ends = walk(reach(unions, first.n), counts, first.v)
+    likely = sorted(guesses, key=lambda guess: (guess.bits, guess.v))[:3]
+    for first in likely:
+        if first.bits > 1.02 * likely[0].bits:
+            break
+        if total_bits(evidence, height, first.v, first.n, groups[0], first.vectors) < best:
+            for guess in share(evidence, height, first, groups, whole, counts):
+                result.append(guess)
+                best = min(best, guess.bits)
+    return result
+
+
+def share(
+    evidence: Evidence, height: int, first: Guess, groups: list[int], whole: np.ndarray, counts: np.ndarray
+) -> list[Guess]:
+    """The guess with the largest g that holds for it, with the usual and the largest number of vectors."""
+    for g in groups:
+        ends = walk(reach(group_unions(whole, g), first.n), counts, first.v)
         vectors = np.array([len(end) for end in ends])
         usual = int(np.bincount(vectors).argmax())
-        if usual > 1.1 * first.vectors and g > 1:
-            continue
-        for count in {usual, int(vectors.max())}:
-            bits = total_bits(evidence, height, first.v, first.n, g, count)
-            result.append(Guess(bits, first.v, first.n, g, count))
-        break
-    return result
+        if usual <= 1.1 * first.vectors or g == 1:
+            return [
+                Guess(total_bits(evidence, height, first.v, first.n, g, count), first.v, first.n, g, count)
+                for count in {usual, int(vectors.max())}
+            ]
+    return []
 
 
 def probe_lengths(evidence: Evidence, height: int, support: np.ndarray, counts: np.ndarray) -> list[Guess]:

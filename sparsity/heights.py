@@ -40,7 +40,7 @@ def heights(evidence: Evidence) -> list[int]:
     inner = [b for b in records if 1 < b < rows]
     jumps = {b: jump(evidence, b) for b in inner}
     steep = sorted(inner, key=lambda b: -jumps[b])[:2]
-    steep += [b for b in inner if jumps[b] > 0 and 2 * jumps[b] >= jumps[steep[0]]][:4]
+    steep += [b for b in inner if jumps[b] > 0 and 4 * jumps[b] >= jumps[steep[0]]][:4]
     cheap = sorted(
         inner, key=lambda b: size[b] * (ceil_div(rows, b) * index_bits(columns) + rows * evidence.width)
     )[:2]
