@@ -212,3 +212,26 @@ def test_exported_encoder_at_every_length(exporter: str, opset: int, tmp_path: P
         mask[-1, length // 2 + 1 :] = 0
         (got,), (expected,) = run(ids, mask), reference.run(None, {"ids": ids, "mask": mask})
         np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_outputs_that_no_operator_computes(make: Make) -> None:
+    nodes = [
+        node("Identity", ["x"], ["same"]),
+        node("Identity", ["w"], ["table"]),
+        node("Shape", ["x"], ["shape"]),
+        node("Identity", ["x"], ["again"]),
+        node("Expand", ["half", "shape"], ["filled"]),
+    ]
+    outputs = {
+        "same": "float32",
+        "table": "float32",
+        "shape": "int64",
+        "again": "float32",
+        "filled": "float32",
+    }
+    model = make(nodes, {"x": ("float32", ["b", 3])}, {"w": f32(5, 8), "half": np.float32(0.5)}, outputs)
+    imported = import_model(model)
+    x = f32(2, 3)
+    got = compiled(imported)(x)
+    for array, expected in zip(got, session(model.SerializeToString()).run(None, {"x": x}), strict=True):
+        np.testing.assert_array_equal(array, expected)

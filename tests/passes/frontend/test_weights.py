@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -140,3 +143,16 @@ def test_value_type() -> None:
     weight = LinearWeight("W", ("a",), W)
     with pytest.raises(AttributeError):
         weight.name = "V"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_no_compiler_is_imported(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(make([product("W")], X, {"W": W}), path)
+    code = (
+        "import sys\n"
+        "from espalier.passes.frontend import linear_weights, read_model\n"
+        f"assert len(linear_weights(read_model({str(path)!r}))) == 1\n"
+        "print([name for name in ('tvm', 'torch', 'onnxruntime') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
