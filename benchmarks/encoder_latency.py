@@ -46,6 +46,7 @@ def make(case: str, folder: Path) -> Path:
         return path
     if recipe is None:
         export(path)
+        export(path.with_suffix(".pt2"), "program")
     else:
         prune(make("dense", folder), path, *recipe)
     return path
