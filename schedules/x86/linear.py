@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd
 
 from espalier.schedules.linear import LinearKernel, LinearWork
-from espalier.schedules.x86.column_lists import uniform
+from espalier.schedules.x86.column_lists import Uniform, uniform
 from espalier.schedules.x86.tile_linear import TileLinear
 from espalier.schedules.x86.tile_shape import MAX_COLUMNS, Lists, TileShape
 from espalier.schedules.x86.token_linear import TokenLinear
@@ -33,6 +32,8 @@ TOKENS = {"sse4": (2, 16), "avx2": (6, 16), "avx512": (8, 32)}
 
 DENSE_HEIGHT = 96
 RAGGED_HEIGHT = 256
+UNIFORM_HEIGHT = 64
+"""Rows of a block, where the structure leaves the choice."""
 RAGGED_ENTRIES = 40
 """Entries of a ragged list in a chunk that pay for picking up the sums (measured on Zen 1, 50 to 95 %)."""
 L1_SHARE = 0.6
@@ -55,13 +56,13 @@ def candidates(work: LinearWork, cpu: Cpu) -> list[LinearKernel]:
         return found
     if form is not None:
         if form.share == form.block:
-            found.append(_uniform(work, cpu, "block", SHARED[cpu.isa], form.block, form.count, form.columns))
+            found.append(_uniform(work, cpu, "block", form))
         elif form.share > 1:
-            found.append(_uniform(work, cpu, "group", SHARED[cpu.isa], form.share, form.count, form.columns))
-        found.append(_uniform(work, cpu, "row", OWN[cpu.isa], form.block, form.count, form.columns))
+            found.append(_uniform(work, cpu, "group", form))
+        found.append(_uniform(work, cpu, "row", form))
     if isinstance(work.structure, Block) and work.structure.bh > 1:
-        found.append(_ragged(work, cpu, "group", SHARED[cpu.isa], work.structure.bh))
-    found.append(_ragged(work, cpu, "row", OWN[cpu.isa], work.n))
+        found.append(_ragged(work, cpu, "group", work.structure.bh))
+    found.append(_ragged(work, cpu, "row"))
     return found
 
 
@@ -104,42 +105,45 @@ def _dense(work: LinearWork, cpu: Cpu) -> TileLinear:
     chunks = -(-work.k // _chunk(cpu, registers.tiles))
     height = min(DENSE_HEIGHT, work.n)
     shape = TileShape(work.n, work.k, "none", height, registers.rows, chunks, -(-work.k // chunks))
-    return TileLinear(work, cpu, shape, registers.tiles)
+    # a block of W fits the L2 cache, where the tiles of x follow one another
+    return TileLinear(work, cpu, shape, registers.tiles, rows_first=True)
 
 
-def _rows(wanted: int, share: int) -> int:
-    """As many rows at once as registers hold and the rows that share a list allow."""
-    return max((rows for rows in range(1, wanted + 1) if share % rows == 0), default=1)
-
-
-def _uniform(
-    work: LinearWork, cpu: Cpu, lists: Lists, registers: Registers, share: int, count: int, columns: int
-) -> TileLinear:
-    form = uniform(work.structure, work.n, work.k)
-    assert form is not None
-    rows = _rows(registers.rows, share)
-    chunks = -(-columns // _chunk(cpu, registers.tiles))
+def _uniform(work: LinearWork, cpu: Cpu, lists: Lists, form: Uniform) -> TileLinear:
+    registers = OWN[cpu.isa] if lists == "row" else SHARED[cpu.isa]
+    share = {"row": 1, "group": form.share, "block": form.block}[lists]
+    rows = registers.rows if lists == "row" else _rows(registers.rows, share, even=lists == "group")
+    chunks = -(-form.columns // _chunk(cpu, registers.tiles))
     unit = 4 if lists == "row" else 1
-    entries = -(-count // (chunks * unit)) * unit
-    height = _height(form.block, work.n, rows)
-    shape = TileShape(work.n, work.k, lists, height, rows, chunks, entries)
+    count = -(-form.count // (chunks * unit)) * unit
+    shape = TileShape(work.n, work.k, lists, _height(form.block, work.n, rows), rows, chunks, count)
     return TileLinear(work, cpu, shape, registers.tiles)
 
 
-def _height(block: int, n: int, rows: int) -> int:
-    """Rows that a core does in one go: the block of the structure, or an equal part of a tall one."""
-    if block <= RAGGED_HEIGHT // 4:
-        return block
-    return gcd(block, 64) if gcd(block, 64) % rows == 0 and gcd(block, 64) >= 16 else min(block, n)
-
-
-def _ragged(work: LinearWork, cpu: Cpu, lists: Lists, registers: Registers, share: int) -> TileLinear:
-    rows = _rows(registers.rows, share) if lists == "group" else registers.rows
+def _ragged(work: LinearWork, cpu: Cpu, lists: Lists, share: int = 1) -> TileLinear:
+    registers = OWN[cpu.isa] if lists == "row" else SHARED[cpu.isa]
+    rows = registers.rows if lists == "row" else _rows(registers.rows, share, even=True)
     density = 1 - work.structure.sparsity((work.n, work.k))
     width = max(_chunk(cpu, registers.tiles), int(RAGGED_ENTRIES / max(density, 1 / work.k)))
     chunks = -(-work.k // width)
-    height = min(-(-RAGGED_HEIGHT // rows) * rows, -(-work.n // rows) * rows)
-    if lists == "group":
-        height = share * max(1, RAGGED_HEIGHT // share)
+    unit = rows if lists == "row" else share
+    height = unit * max(1, min(RAGGED_HEIGHT, work.n) // unit)
     shape = TileShape(work.n, work.k, lists, height, rows, chunks, 0, -(-work.k // chunks))
     return TileLinear(work, cpu, shape, registers.tiles)
+
+
+def _rows(wanted: int, share: int, even: bool) -> int:
+    """Rows at once of `share` that have a list in common; even: no group of them may be short."""
+    counts = [rows for rows in range(1, wanted + 1) if not even or share % rows == 0]
+    # a step loads one vector of x and a weight a row
+    return min(counts, key=lambda rows: (-(-share // rows) * (rows + 1.5), -rows))
+
+
+def _height(block: int, n: int, rows: int) -> int:
+    """Rows that a core does in one go: a block of the structure, or an equal part of a tall one."""
+    if block <= UNIFORM_HEIGHT:
+        return block
+    if block >= n:
+        return -(-min(UNIFORM_HEIGHT, n) // rows) * rows
+    parts = [height for height in range(rows, UNIFORM_HEIGHT + 1, rows) if block % height == 0]
+    return max(parts, default=block)

@@ -27,6 +27,9 @@ from espalier.schedules.x86.build import (
 from espalier.schedules.x86.epilogue import End
 from espalier.schedules.x86.tile_shape import TileShape
 
+MAX_LISTS = 8
+"""Rows with lists of their own: each needs a general register for its columns."""
+
 
 def emit(shape: TileShape, epilogue: Epilogue, tiles: int, rows_first: bool) -> None:
     """Parameters (x, constants, [bias], [residual], y) and statements of the function."""
@@ -74,6 +77,8 @@ def _rest(turn: _Turn, tiles: int, first: Any, rest: Any) -> None:
     size = 1 << (tiles - 1).bit_length() - 1
     while size:
         groups = 1 if turn.shape.ragged else min(tiles // size, turn.shape.groups)
+        if turn.shape.lists == "row":
+            groups = min(groups, max(1, MAX_LISTS // turn.shape.rows))
         with when(rest // size % 2 == 1):
             turn.emit(size, groups, first + rest // (2 * size) * (2 * size))
         size //= 2
