@@ -13,7 +13,7 @@ from espalier.targets.cpu import Cpu, Isa
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
-ROWS: dict[Isa, int] = {"sse4": 2, "avx2": 4, "avx512": 16}
+ROWS: dict[Isa, int] = {"sse4": 2, "avx2": 6, "avx512": 16}
 """Vectors of 16 sums that registers hold beside their operands."""
 
 

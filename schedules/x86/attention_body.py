@@ -21,14 +21,15 @@ from espalier.schedules.x86 import vmath
 from espalier.schedules.x86.attention import AttentionWork, Channels
 from espalier.schedules.x86.build import (
     LANES,
+    Vectors,
     either,
     handle,
     long,
     loop,
     matched,
-    named,
     opaque,
     parallel,
+    scratch,
     splat,
     store,
     vector,
@@ -41,6 +42,8 @@ ROW = 2 * LANES
 """What a channel takes in a buffer of copies: its 16 numbers stand in the second half."""
 TURNS = 4
 """Keys that the sum over the values takes in one turn of its loop."""
+HIGHEST, BEFORE, WEIGHT, FACTOR = range(4)
+"""State of the softmax: highest score, the one before this chunk, sum of weights, what to scale by."""
 LOWEST = -3.4028234663852886e38
 
 Read = Callable[[Any, Any, Any], Any]
@@ -89,14 +92,9 @@ def shares(total: int, most: int) -> list[tuple[int, int, int]]:
     return [(first, size, count) for first, size, count in parts if count and size]
 
 
-def _scratch(name: str, size: int) -> Any:
-    # under 1 KB this lies on the stack, where LLVM turns it into registers; scope "local" never does on a CPU
-    return named(name, T.sblock_alloc_buffer((size,), "float32", scope="global"))
-
-
 def _whole(name: str, value: Any) -> Any:
     """An integer at hand. In memory: about variables TVM's simplifier reasons until it divides by zero."""
-    cell = named(name, T.sblock_alloc_buffer((1,), "int64", scope="global"))
+    cell = scratch(name, 1, "int64")
     store(cell, [0], value)
     return cell[0]
 
@@ -105,33 +103,19 @@ def _number(value: float) -> Any:
     return splat(T.float32(value))
 
 
-class _Vector:
-    """16 numbers at hand."""
-
-    def __init__(self, name: str) -> None:
-        self.buffer = _scratch(name, LANES)
-
-    def get(self) -> Any:
-        return self.buffer[vector()]
-
-    def set(self, value: Any) -> None:
-        store(self.buffer, [vector()], value)
-
-
 class _Job:
     """16 queries of one head of one batch: the buffers, and the steps in their order."""
 
     def __init__(self, work: AttentionWork, rows: int, tiles: Any, sequence: Any, mask: Any) -> None:
         self.work, self.rows = work, rows
         self.tiles, self.sequence, self.mask = tiles, sequence, mask
-        self.queries = _scratch("Queries", work.head_dim * ROW + LANES)
-        self.copy = _scratch("Copy", CHUNK // LANES * (max(work.head_dim, work.value_dim) * ROW + LANES))
-        self.scores = _scratch("P", CHUNK * LANES)
-        self.out = _scratch("O", work.value_dim * LANES)
-        self.sums = _scratch("sums", rows * LANES)
-        self.gathered = _scratch("gathered", LANES)
-        self.highest, self.before = _Vector("highest"), _Vector("before")
-        self.weight, self.factor = _Vector("weight"), _Vector("factor")
+        self.queries = scratch("Queries", work.head_dim * ROW + LANES)
+        self.copy = scratch("Copy", CHUNK // LANES * (max(work.head_dim, work.value_dim) * ROW + LANES))
+        self.scores = scratch("P", CHUNK * LANES)
+        self.out = scratch("O", work.value_dim * LANES)
+        self.sums = Vectors("sums", rows)
+        self.gathered = scratch("gathered", LANES)
+        self.state = Vectors("state", 4)
 
     def place(self, batch: Any, head: Any, query: Any) -> None:
         """Which batch, which head, and the first of the queries."""
@@ -147,8 +131,8 @@ class _Job:
 
     def attend(self, k: Any, k_channel: Any, v: Any, v_channel: Any) -> None:
         """All chunks of keys."""
-        self.highest.set(_number(LOWEST))
-        self.weight.set(_number(0.0))
+        self.state[HIGHEST] = _number(LOWEST)
+        self.state[WEIGHT] = _number(0.0)
         with loop("d", self.work.value_dim) as d:
             store(self.out, [vector(d * LANES)], _number(0.0))
         seen = tirx.min(self.sequence, self.query + LANES) if self.work.causal else self.sequence
@@ -162,13 +146,13 @@ class _Job:
 
     def finish(self, y: Any, channel: Any) -> None:
         """Divide by the sum of the weights and store."""
-        self.factor.set(_number(1.0) / self.weight.get())
+        self.state[FACTOR] = _number(1.0) / self.state[WEIGHT]
         token = self.first + self.query
 
         def result(d: Any) -> Any:
-            value = self.out[vector(d * LANES)] * self.factor.get()
+            value = self.out[vector(d * LANES)] * self.state[FACTOR]
             if self.work.nan_to_zero:
-                return tirx.Select(self.weight.get() > _number(0.0), value, _number(0.0))
+                return tirx.Select(self.state[WEIGHT] > _number(0.0), value, _number(0.0))
             return value
 
         def whole() -> None:
@@ -208,9 +192,6 @@ class _Job:
 
         either(self.shift == long(0), lambda: use(lambda t, d, j: source[tile + t, channel + d, j]), copied)
 
-    def _sums(self, size: int) -> list[Any]:
-        return [vector(r * LANES) for r in range(size)]
-
     def _score(self, count: Any, key: Read) -> None:
         """P[j] = key j times the queries, for all keys of the tiles that hold some."""
         with loop("t", (count + (LANES - 1)) // LANES) as t:
@@ -219,28 +200,26 @@ class _Job:
                     self._score_keys(key, t, j, size)
 
     def _score_keys(self, key: Read, t: Any, j: int, size: int) -> None:
-        places = self._sums(size)
-        for place in places:
-            store(self.sums, [place], _number(0.0))
+        for r in range(size):
+            self.sums[r] = _number(0.0)
         with loop("d", self.work.head_dim) as d:
-            for r, place in enumerate(places):
-                product = self.queries[vector(d * ROW + LANES)] * splat(key(t, d, j + r))
-                store(self.sums, [place], self.sums[place] + product)
-        for r, place in enumerate(places):
-            store(self.scores, [vector(t * LANES * LANES + (j + r) * LANES)], self.sums[place])
+            for r in range(size):
+                self.sums[r] += self.queries[vector(d * ROW + LANES)] * splat(key(t, d, j + r))
+        for r in range(size):
+            store(self.scores, [vector(t * LANES * LANES + (j + r) * LANES)], self.sums[r])
 
     def _soften(self, start: Any, count: Any) -> None:
         """P = e^(P - highest), with what went before scaled to the new highest score."""
-        self.before.set(self.highest.get())
+        self.state[BEFORE] = self.state[HIGHEST]
         with loop("j", count) as j:
             self._apply_mask(start + j, vector(j * LANES))
-            self.highest.set(tirx.max(self.highest.get(), self.scores[vector(j * LANES)]))
-        self.factor.set(vmath.exp_nonpositive(self.before.get() - self.highest.get()))
-        self.weight.set(self.weight.get() * self.factor.get())
+            self.state[HIGHEST] = tirx.max(self.state[HIGHEST], self.scores[vector(j * LANES)])
+        self.state[FACTOR] = vmath.exp_nonpositive(self.state[BEFORE] - self.state[HIGHEST])
+        self.state[WEIGHT] = self.state[WEIGHT] * self.state[FACTOR]
         with loop("j", count) as j:
             place = vector(j * LANES)
-            store(self.scores, [place], vmath.exp_nonpositive(self.scores[place] - self.highest.get()))
-            self.weight.set(self.weight.get() + self.scores[place])
+            store(self.scores, [place], vmath.exp_nonpositive(self.scores[place] - self.state[HIGHEST]))
+            self.state[WEIGHT] = self.state[WEIGHT] + self.scores[place]
 
     def _apply_mask(self, key: Any, place: Any) -> None:
         """The mask and the causal limit on the scores of one key."""
@@ -273,19 +252,18 @@ class _Job:
                 self._mix_rows(count, value, first + g * size, size)
 
     def _mix_rows(self, count: Any, value: Read, d: Any, size: int) -> None:
-        places = self._sums(size)
-        for r, place in enumerate(places):
-            store(self.sums, [place], self.out[vector((d + r) * LANES)] * self.factor.get())
+        for r in range(size):
+            self.sums[r] = self.out[vector((d + r) * LANES)] * self.state[FACTOR]
 
         def add(t: Any, j: Any) -> None:
             scores = self.scores[vector(t * LANES * LANES + j * LANES)]
-            for r, place in enumerate(places):
-                store(self.sums, [place], self.sums[place] + scores * splat(value(t, d + r, j)))
+            for r in range(size):
+                self.sums[r] += scores * splat(value(t, d + r, j))
 
         with loop("t", count // LANES) as t, loop("j", LANES // TURNS) as j:
             for i in range(TURNS):
                 add(t, j * TURNS + i)
         with when(count % LANES > 0), loop("j", count % LANES) as j:
             add(count // LANES, j)
-        for r, place in enumerate(places):
-            store(self.out, [vector((d + r) * LANES)], self.sums[place])
+        for r in range(size):
+            store(self.out, [vector((d + r) * LANES)], self.sums[r])

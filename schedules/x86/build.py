@@ -100,15 +100,25 @@ def parallel(name: str, count: Any) -> Iterator[Any]:
         yield named(name, i)
 
 
+def scratch(name: str, size: int, dtype: str = "float32") -> Any:
+    """A buffer of the innermost block. Under 1 KB it lies on the stack, where LLVM turns it into registers.
+
+    Scope "local" sounds right and is not: on a CPU TVM allocates it anew at each turn, however small.
+    """
+    return named(name, T.sblock_alloc_buffer((size,), dtype, scope="global"))
+
+
 class Vectors:
     """Vectors that live in registers, as long as every place is a Python number."""
 
+    EACH = 8
+    """Vectors in one buffer, so that it stays small enough for the stack."""
+
     def __init__(self, name: str, count: int) -> None:
-        buffer = T.sblock_alloc_buffer((count * LANES,), "float32", scope="local")
-        self.buffer = named(name, buffer)
+        self.buffers = [scratch(name, self.EACH * LANES) for _ in range(0, count, self.EACH)]
 
     def __getitem__(self, i: int) -> Any:
-        return self.buffer[vector(i * LANES)]
+        return self.buffers[i // self.EACH][vector(i % self.EACH * LANES)]
 
     def __setitem__(self, i: int, value: Any) -> None:
-        store(self.buffer, [vector(i * LANES)], value)
+        store(self.buffers[i // self.EACH], [vector(i % self.EACH * LANES)], value)
