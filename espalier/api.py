@@ -70,7 +70,8 @@ def inspect(model: str | Path) -> Inspection:
     reports = []
     for weight in linear_weights(read_model(Path(model))):
         found = detect(weight.matrix)
-        exact = sizes(weight.matrix, found.structure)
+        apart = found.remainder.count if found.remainder else 0
+        exact = sizes(weight.matrix, found.structure, apart=apart)
         reports.append(
             WeightReport(
                 name=weight.name,

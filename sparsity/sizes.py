@@ -25,12 +25,17 @@ def bcsr_blocks(used: np.ndarray, bh: int, bw: int) -> int:
 
 
 def sizes(
-    matrix: np.ndarray, structure: Structure, *, index_width: Literal["int32", "exact"] = "int32"
+    matrix: np.ndarray,
+    structure: Structure,
+    *,
+    apart: int = 0,
+    index_width: Literal["int32", "exact"] = "int32",
 ) -> dict[str, int | None]:
     """Bytes of `matrix` as dense, coo, csr, csc, bcsr, bitmap and hp, each rounded up to a whole byte.
 
     bcsr: the smallest over the block sizes BCSR_BLOCKS, edge blocks stored whole. hp: the packed bits of
-    `structure` where it is HP, N:M or BP by columns (HP with n = v), otherwise None.
+    `structure` where it is HP, N:M or BP by columns (HP with n = v), otherwise None; `apart` weights outside
+    it take their row, column and value besides.
     """
     matrix = as_matrix(matrix)
     rows, columns = matrix.shape
@@ -53,9 +58,15 @@ def sizes(
             for bh, bw in BCSR_BLOCKS
         ),
         "bitmap": rows * columns + count * width,
-        "hp": structure.bits((rows, columns), width) if is_hp(structure) else None,
+        "hp": hp_bits(structure, (rows, columns), width, apart),
     }
     return {name: None if size is None else ceil_div(size, 8) for name, size in bits.items()}
+
+
+def hp_bits(structure: Structure, shape: tuple[int, int], width: int, apart: int) -> int | None:
+    if not is_hp(structure):
+        return None
+    return structure.bits(shape, width) + apart * (index_bits(shape[0]) + index_bits(shape[1]) + width)
 
 
 def is_hp(structure: Structure) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.compose
 from onnx import TensorProto, helper, numpy_helper
 
 import espalier.sparsity as sp
@@ -50,13 +51,16 @@ class Row:
                 "dense": self.matrix.nbytes,
                 "csr": count * (width // 8 + 4) + (rows + 1) * 4,
                 "bitmap": -(-rows * columns // 8) + count * width // 8,
-                "hp": -(-self.structure.bits((rows, columns), width) // 8) if is_hp(self.structure) else None,
+                "hp": self.hp_bytes(width),
             },
         }
 
-
-def is_hp(structure: sp.Structure) -> bool:
-    return isinstance(structure, sp.HP | sp.NM) or structure == STRUCTURES["bp"]
+    def hp_bytes(self, width: int) -> int | None:
+        """With a weight apart: its row (7 bits of 96), column (6 bits of 64) and value."""
+        if not isinstance(self.structure, sp.HP | sp.NM) and self.structure != STRUCTURES["bp"]:
+            return None
+        bits = self.structure.bits((self.matrix.shape[0], self.matrix.shape[1]), width)
+        return -(-(bits + self.remainder * (7 + 6 + width)) // 8)
 
 
 @dataclass(frozen=True)
@@ -281,6 +285,34 @@ def tied_embedding(structure: str) -> Case:
     )
 
 
+def together(rank: int) -> Case:
+    """Every form whose x has this rank side by side in one model, each with another structure."""
+    whole, rows = None, []
+    for (form, make), structure in zip(FORMS.items(), STRUCTURES, strict=True):
+        w = weight(STRUCTURES[structure])
+        made = make(w)
+        if len(made.graph.input[0].type.tensor_type.shape.dim) != rank:
+            continue
+        prefix = f"{form}/"
+        part = onnx.compose.add_prefix(made, prefix)
+        for item in part.graph.node:
+            item.input[:] = ["x" if name == f"{prefix}x" else name for name in item.input]
+        rows.append(Row(f"{prefix}W", (f"{prefix}dense",), w, STRUCTURES[structure]))
+        if whole is None:
+            whole = part
+            whole.graph.input[0].CopyFrom(made.graph.input[0])
+        else:
+            whole.graph.node.extend(part.graph.node)
+            whole.graph.initializer.extend(part.graph.initializer)
+            whole.graph.output.extend(part.graph.output)
+    assert whole is not None
+    for value in (*whole.graph.input, *whole.graph.output):
+        for dim, name in zip(value.type.tensor_type.shape.dim[:-1], ("batch", "sequence"), strict=False):
+            dim.dim_param = name
+    onnx.checker.check_model(whole, full_check=True)
+    return Case(f"together-{rank}", whole, tuple(rows))
+
+
 def stray() -> Case:
     """HP with one weight outside."""
     made = STRUCTURES["hp-g4"]
@@ -315,6 +347,8 @@ def cases() -> list[Case]:
         *(single(structure, form) for form in FORMS for structure in STRUCTURES),
         *(make(structure) for make in (fused_qkv, tied_embedding) for structure in STRUCTURES),
         *(shared(structure) for structure in ("dense", "2-4", "hp", "bp", "unstructured")),
+        together(2),
+        together(3),
         stray(),
         tower(),
     ]
