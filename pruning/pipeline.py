@@ -23,7 +23,7 @@ from espalier.pruning.criteria import CRITERIA, Criterion
 from espalier.pruning.export import export_onnx
 from espalier.pruning.families import parse_family
 from espalier.pruning.layers import prunable_layers
-from espalier.pruning.methods import Admm, Gradual, GroupLasso, Method, one_shot
+from espalier.pruning.methods import Admm, Gradual, GroupLasso, Method, lasso_groups, one_shot
 from espalier.pruning.pruner import LayerReport, Pruner
 from espalier.pruning.schedules import Cubic
 from espalier.pruning.tasks.task import Task
@@ -38,6 +38,9 @@ METHODS: dict[str, Callable[[int], Method]] = {
 """Each method for a number of steps until the masks stand."""
 
 ALLOCATIONS = ("uniform", "sensitivity")
+
+TRIAL_SHAPE = (1200, 1200)
+"""A weight on which options are tried before any training; a multiple of every usual block."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class PruneOptions:
     leave: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        parse_family(self.structure)
+        family = parse_family(self.structure)
         for what, value, known in (
             ("method", self.method, METHODS),
             ("criterion", self.criterion, CRITERIA),
@@ -83,6 +86,19 @@ class PruneOptions:
                 f"sparsity is {self.sparsity:g}, expected between 0 and 1",
                 hint="give for example --sparsity 0.9",
             )
+        structure = family.at(TRIAL_SHAPE, self.sparsity)
+        nearest = structure.sparsity(TRIAL_SHAPE)
+        if abs(nearest - self.sparsity) > 0.05:
+            raise UsageError(
+                f"structure {self.structure} cannot be pruned to {self.sparsity:g}, "
+                f"the nearest is {nearest:.3g}",
+                hint=f"give --sparsity {nearest:.3g}, or other parameters of the structure, like nm(v=16)",
+            )
+        if self.method == "lasso":
+            try:
+                lasso_groups(structure)
+            except ValueError as error:
+                raise UsageError(str(error), hint="choose another --structure or --method") from None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ SHORT = ["prune", "--task", "digits", "--steps", "40", "--json"]
         (["digits", "-o", "no/such/folder/x.onnx"], 2, "its folder does not exist", "folder"),
         (["digits", "--leave", "*"], 2, "the model has no layer to prune", "--leave"),
         (
-            ["digits", "--method", "lasso", "--structure", "nm"],
+            ["digits", "--method", "lasso", "--structure", "unstructured"],
             2,
             "group lasso prunes whole columns",
             "--structure",

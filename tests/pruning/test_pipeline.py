@@ -116,6 +116,8 @@ def test_sensitivity_meets_the_budget_with_unequal_shares(blobs: Task, tmp_path:
         ({"allocation": "fair"}, "allocation 'fair' is unknown"),
         ({"sparsity": 1.0}, "sparsity is 1, expected between 0 and 1"),
         ({"sparsity": float("nan")}, "sparsity is nan"),
+        ({"structure": "nm", "sparsity": 0.9}, "structure nm cannot be pruned to 0.9, the nearest is 0.75"),
+        ({"structure": "nm", "method": "lasso", "sparsity": 0.5}, "group lasso prunes whole columns"),
         ({"distil": 1.5}, "distil is 1.5, expected from 0 to 1"),
         ({"rate": -1.0}, "rate is -1, expected above 0"),
     ],
