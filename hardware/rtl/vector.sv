@@ -296,9 +296,16 @@ module vector #(
       end
   end
 
+  // radicands: a token a cycle, so that one pair of wide multipliers does
+  logic [57:0] scaled, squared;
+  localparam int TB = TOKENS > 1 ? $clog2(TOKENS) : 1;
+  always_ff @(posedge clk) begin
+    scaled <= squares[steps[TB-1:0]] * count;
+    squared <= 58'($signed(sum[steps[TB-1:0]]) * $signed(58'(sum[steps[TB-1:0]])));
+  end
+
   // square root, then reciprocal, of every token: a bit a cycle
   for (genvar t = 0; t < TOKENS; t++) begin : g_root
-    logic [57:0] scaled, squared;
     logic [28:0] root, x;
     logic [31:0] rest;
     logic [29:0] over;
@@ -318,10 +325,7 @@ module vector #(
     always_ff @(posedge clk) begin
       case (state)
         STATS: begin
-          // 0: products, 1: difference
-          scaled <= squares[t] * count;
-          squared <= 58'($signed(sum[t]) * $signed(58'(sum[t])));
-          radicand[t] <= scaled - squared + {2'b0, eps};
+          if (32'(steps) == t + 1) radicand[t] <= scaled - squared + {2'b0, eps};
           root <= '0;
           rest <= '0;
         end
@@ -472,7 +476,7 @@ module vector #(
         end
         STATS: begin
           steps <= steps + 1'b1;
-          if (steps == 1) begin
+          if (32'(steps) == TOKENS) begin
             steps <= '0;
             state <= ROOT;
           end

@@ -49,8 +49,9 @@ def sparse_words(
     """The words of up to `pes` rows `weight` int8 `[rows, K]` whose kept places are `mask` bool `[rows, K]`.
 
     `columns` are the columns that the block keeps, where known: one that no row uses still has its place in
-    the windows then, and those after it stay where the pruner had them. A kept weight may be 0. A block that
-    keeps nothing gets one word of zeros. Raises ValueError for too many rows, or columns whose slots do not fit.
+    the windows then, and those after it stay where the pruner had them. A kept weight may be 0. A block
+    that keeps nothing gets one word of zeros. Raises ValueError for too many rows, or columns whose slots do
+    not fit.
     """
     g = geometry
     rows, k = weight.shape

@@ -1,9 +1,9 @@
-"""The latency model in closed form: cycles of every operation from shapes, geometry and memory timing alone.
+"""The latency model in closed form: cycles of every operation from shapes, geometry and memory timing.
 
-A LINEAR takes `max(windows, pes / width)` cycles a token tile: the array takes a weight word a cycle, the drain
-needs pes / width of them. Blocks of rows follow one another without a gap. Their weights stream ahead through
-a ring, so an operation takes the longer of its computing and its loading; with few words in the ring the
-latency of memory shows as well. Constants are lengths of the pipelines in hardware/rtl.
+A LINEAR takes `max(windows, pes / width)` cycles a token tile: the array takes a weight word a cycle, the
+drain needs pes / width of them. Blocks of rows follow one another without a gap. Their weights stream ahead
+through a ring, so an operation takes the longer of its computing and its loading; with few words in the ring
+the latency of memory shows as well. Constants are lengths of the pipelines in hardware/rtl.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FETCH = 5  # from the first instruction to its first request
 _PIPE = 14  # from the last window of a tile to its first rows in the activation memory
 _NORM_SUMS = 7
 _NORM_OUT = 12
-_ROOT = 31
+_ROOT = 30  # and a cycle a token
 _DIVIDE = 19
 _SOFTMAX_MOST = 3
 _SOFTMAX_OUT = 6
@@ -95,7 +95,7 @@ def softmax(name: str, tokens: int, g: Geometry) -> Cost:
 def norm(name: str, tokens: int, features: int, g: Geometry, *, stats: bool) -> Cost:
     """NORM with its parameters."""
     steps = 2 * math.ceil(features / g.banks) * g.banks // g.width
-    each = steps + _NORM_OUT + stats * (steps + _NORM_SUMS + _ROOT + _DIVIDE)
+    each = steps + _NORM_OUT + stats * (steps + _NORM_SUMS + _ROOT + g.tokens + _DIVIDE)
     words = -(-(features + g.params_per_word) // g.params_per_word)
     return Cost(name, "norm", tiles_of(tokens, g) * each + _VECTOR + 2, words * g.beats("PAR"))
 

@@ -23,7 +23,7 @@ CASES = list(itertools.product((16, 61), ((64, 40), (128, 64), (60, 200)), (1.0,
 
 
 def balanced_hp(rng, rows, k, keep, g):
-    """Bank-balanced HP: in blocks of `pes` rows, `keep` of the columns of every bank, `lanes` weights a window."""
+    """Bank-balanced HP: blocks of `pes` rows, `keep` of every bank's columns, `lanes` weights a window."""
     mask = np.zeros((rows, k), bool)
     slots = k // g.banks
     kept = max(1, round(slots * keep))
@@ -76,7 +76,7 @@ def test_layers_of_other_geometries_agree(geometry):
 
 @pytest.mark.parametrize("size", [(16, 16, 24, 2), (37, 24, 40, 3), (30, 26, 30, 2)])
 def test_every_part_of_an_encoder_agrees(size):
-    tokens, width, hidden, heads = size
+    tokens, width, _, heads = size
     g, timing = SMALL, Timing()
     counters = encoder_case(np.random.default_rng(3), g, *size).run("rtl", timing).counters
     turn, _, soft = latency.attention("a", tokens, width, heads, g)
