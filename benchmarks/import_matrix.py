@@ -1,7 +1,7 @@
 """Which exports import: small Transformers of many kinds, both torch exporters, static and dynamic shapes.
 
 Exports what is not yet in the folder, imports each file, compiles it with the default pipeline of TVM and
-compares it with ONNX Runtime (no optimisations) at several batches and lengths. A line a file, then the table.
+compares it with ONNX Runtime (not optimising) at several batches and lengths. A line a file, then the table.
 
     python benchmarks/import_matrix.py -o exports     # about half an hour; --only bert,gpt2 for a part
 """
