@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -20,6 +21,10 @@ TIERS = ("unit", "compile", "gpu", "bench")
 
 # Two workers on two cores: a kernel's own threads would only fight the other worker.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A background job of a script starts deaf to interrupts, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Compiling inside a property takes as long as it takes; a failure on CI must come back on a desk.
 settings.register_profile(
