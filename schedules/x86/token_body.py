@@ -20,6 +20,7 @@ from espalier.schedules.x86.build import (
     opaque,
     parallel,
     parameter,
+    scratch,
     splat,
     store,
     vector,
@@ -148,11 +149,9 @@ class _Rows:
     def _store_rows(self, acc: Vectors, tokens: int, first: Any, z: int, row: Any, rows: Any) -> None:
         """Lane by lane: a whole vector would run into the next token."""
         parts = self.shape.lanes // LANES
-        spare = Vectors("spare", tokens)
+        spare = scratch("spare", tokens * LANES)
         for t in range(tokens):
-            spare[t] = acc[t * parts + z]
+            store(spare, [vector(t * LANES)], acc[t * parts + z])
         with loop("t", tokens) as t, loop("lane", rows) as lane:
             at = [first + t, row + lane]
-            store(
-                self.y, at, self.end.apply(spare.buffer[t * LANES + lane], lambda bias: bias[row + lane], at)
-            )
+            store(self.y, at, self.end.apply(spare[t * LANES + lane], lambda bias: bias[row + lane], at))
