@@ -1,0 +1,153 @@
+"""Encoders on every board at every sparsity, dense on the same accelerator, and this machine's CPU.
+
+Board times are predicted by the closed-form model at an assumed clock; the CPU is measured, ONNX Runtime on the
+dense model of the same shape. Published: the same group's earlier Transformer (90 % sparse).
+
+    python benchmarks/fpga.py --tokens 128 --threads 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+
+import numpy as np
+
+from espalier.targets.fpga import encoder, latency, search
+from espalier.targets.fpga.boards import Board, boards
+from espalier.targets.fpga.encoder import DENSE, Encoder, Pruning
+
+SPARSITIES = (0.5, 0.75, 0.9, 0.95)
+PUBLISHED = {"alveo-u200, CBR format": 10.35, "core i5-5257u": 113.4, "jetson tx2": 21.5}
+"""Milliseconds of the group's Transformer."""
+
+
+def pruning(sparsity: float, banks: int) -> Pruning:
+    """Bank-balanced HP that keeps half of every vector and as many columns as that leaves."""
+    return Pruning(columns=(1 - sparsity) * 2, n=banks // 2)
+
+
+def row(model: Encoder, tokens: int, board: Board, how: Pruning) -> tuple[float, float, dict[str, float]]:
+    """Milliseconds, use of the array (multiply-adds that count over all it could do), share of cycles by part."""
+    g = search.standard(board)
+    timing = board.timing(g)
+    parts = encoder.costs(model, tokens, how, g, timing)
+    cycles = latency.total(parts, timing)
+    shares: dict[str, float] = defaultdict(float)
+    for part in parts:
+        shares["products" if part.name.endswith("products") else part.kind] += part.compute / cycles
+    return board.milliseconds(cycles), sum(p.macs for p in parts) / (cycles * g.macs), dict(shares)
+
+
+def onnx_model(model: Encoder, tokens: int):
+    """The dense encoder as ONNX with random weights; x float32 [tokens, width]."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    nodes, weights = [], []
+
+    def constant(name: str, *shape: int) -> str:
+        value = rng.normal(0, shape[0] ** -0.5, shape).astype(np.float32)
+        weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def node(op: str, *inputs: str, **attributes) -> str:
+        out = f"v{len(nodes)}"
+        nodes.append(helper.make_node(op, list(inputs), [out], **attributes))
+        return out
+
+    def linear(x: str, name: str, k: int, n: int) -> str:
+        return node("Gemm", x, constant(f"{name}.w", k, n), constant(f"{name}.b", n))
+
+    def norm(x: str, name: str) -> str:
+        return node("LayerNormalization", x, constant(f"{name}.g", width), constant(f"{name}.o", width))
+
+    width, size = model.width, model.width // model.heads
+    split = numpy_helper.from_array(np.array([tokens, model.heads, size], np.int64), "split")
+    join = numpy_helper.from_array(np.array([tokens, width], np.int64), "join")
+    root = numpy_helper.from_array(np.float32(size**-0.5), "root")
+    weights += [split, join, root]
+    x = "x"
+    for n in range(model.layers):
+        q, k, v = (
+            node("Reshape", linear(x, f"{n}.{name}", width, width), "split")
+            for name in ("query", "key", "value")
+        )
+        q, v = (node("Transpose", t, perm=[1, 0, 2]) for t in (q, v))
+        scores = node("Mul", node("MatMul", q, node("Transpose", k, perm=[1, 2, 0])), "root")
+        context = node("MatMul", node("Softmax", scores), v)
+        context = node("Reshape", node("Transpose", context, perm=[1, 0, 2]), "join")
+        x = norm(node("Add", x, linear(context, f"{n}.output", width, width)), f"{n}.norm1")
+        hidden = node("Relu", linear(x, f"{n}.hidden", width, model.hidden))
+        x = norm(node("Add", x, linear(hidden, f"{n}.back", model.hidden, width)), f"{n}.norm2")
+    if model.vocabulary:
+        x = linear(x, "decoder", width, model.vocabulary)
+    last = model.vocabulary or width
+    graph = helper.make_graph(
+        nodes,
+        model.name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [tokens, width])],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, [tokens, last])],
+        weights,
+    )
+    return onnx.helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def cpu_milliseconds(model: Encoder, tokens: int, threads: int) -> float:
+    """Median of ONNX Runtime over about two seconds."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    data = onnx_model(model, tokens).SerializeToString()
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).normal(size=(tokens, model.width)).astype(np.float32)
+    times = []
+    while len(times) < 5 or sum(times) < 2:
+        start = time.perf_counter()
+        session.run(None, {"x": x})
+        times.append(time.perf_counter() - start)
+    return 1e3 * float(np.median(times))
+
+
+def main() -> None:
+    """Print one table a model."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    for model in (encoder.TRANSFORMER, encoder.TINYBERT, encoder.MINILM):
+        cpu = cpu_milliseconds(model, args.tokens, args.threads)
+        print(
+            f"\n{model.name}, {args.tokens} tokens; ONNX Runtime dense, {args.threads} threads: {cpu:.2f} ms (measured)"
+        )
+        if model is encoder.TRANSFORMER:
+            print("published, ms:", ", ".join(f"{name} {ms}" for name, ms in PUBLISHED.items()))
+        head = f"{'board':<12}{'MHz':>4} {'geometry':<16}{'sparsity':>9}{'ms':>9}{'fps':>8}{'use':>6}{'x dense':>8}{'x CPU':>7}"
+        print(head + "  share of cycles")
+        for board in boards().values():
+            g = search.standard(board)
+            if encoder.activation_words(model, args.tokens, g) > g.act_depth:
+                print(
+                    f"{board.name:<12}{board.mhz:>4} {g.label:<16} activations of {args.tokens} tokens do not fit on chip"
+                )
+                continue
+            dense = row(model, args.tokens, board, DENSE)[0]
+            for sparsity in (0.0, *SPARSITIES):
+                how = pruning(sparsity, g.banks) if sparsity else DENSE
+                ms, use, shares = row(model, args.tokens, board, how)
+                parts = " ".join(
+                    f"{name} {100 * part:.0f}%" for name, part in shares.items() if part >= 0.005
+                )
+                print(
+                    f"{board.name:<12}{board.mhz:>4} {g.label:<16}{100 * sparsity:>8.0f}%{ms:>9.3f}{1e3 / ms:>8.0f}"
+                    f"{use:>6.2f}{dense / ms:>8.2f}{cpu / ms:>7.1f}  {parts}"
+                )
+
+
+if __name__ == "__main__":
+    main()
