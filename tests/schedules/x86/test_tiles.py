@@ -8,7 +8,8 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espalier.schedules.x86.tiles import _transposition, from_tiles, to_tiles
+from espalier.schedules.x86.square import transposition
+from espalier.schedules.x86.tiles import from_tiles, to_tiles
 from espalier.targets.x86.classes import core_classes
 
 pytestmark = pytest.mark.compile
@@ -47,9 +48,9 @@ def test_to_tiles_and_back(library: tvm.runtime.Executable, m: int, k: int) -> N
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8, 16])
-def test_the_shuffles_are_a_transposition(width: int) -> None:
+def test_the_shuffles_are_atransposition(width: int) -> None:
     values = {f"r{i}": [(i, j) for j in range(width)] for i in range(width)}
-    moves, columns = _transposition(width)
+    moves, columns = transposition(width)
     for result, left, right, lanes in moves:
         values[result] = [(values[left] + values[right])[lane] for lane in lanes]
     assert [values[column] for column in columns] == [[(i, j) for i in range(width)] for j in range(width)]
