@@ -107,6 +107,11 @@ def _limits(plain: Plain, wanted: Mapping[str, Sequence[int]]) -> dict[str, int]
             )
         for axis, (dim, bound) in enumerate(zip(shape, bounds, strict=True)):
             name = sz.name_of(dim)
+            if bound < 1:
+                raise UsageError(
+                    f"max shape: input {input_name!r}, axis {axis}: bound {bound}",
+                    hint="bounds are at least 1",
+                )
             if name is not None:
                 limits[name] = min(bound, limits.get(name, bound))
             elif isinstance(dim, int) and bound < dim:

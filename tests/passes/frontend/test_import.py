@@ -14,6 +14,7 @@ import tvm
 from onnx import TensorProto, helper
 from tvm import relax
 
+from espalier.errors import UsageError
 from espalier.passes.frontend import Imported, import_model, read_model
 
 pytestmark = pytest.mark.compile
@@ -74,6 +75,22 @@ def test_interface(make: Make) -> None:
         ("y", ("b", "s", 20)),
     ]
     relax.analysis.well_formed(imported.mod)
+
+
+BOUNDS = {
+    "no such input": ({"z": [4, 8]}, "'z'"),
+    "wrong rank": ({"x": [4]}, "2 dimensions"),
+    "below an extent": ({"x": [4, 7]}, "axis 1 is 8"),
+    "no extent": ({"x": [0, 8]}, "bound 0"),
+}
+
+
+@pytest.mark.parametrize("case", BOUNDS)
+def test_bounds_that_contradict_the_model(case: str, make: Make) -> None:
+    bounds, word = BOUNDS[case]
+    with pytest.raises(UsageError, match=word) as caught:
+        import_model(make([node("Relu", ["x"], ["y"])], {"x": ("float32", ["b", 8])}), max_shapes=bounds)
+    assert caught.value.hint
 
 
 def test_equal_constants_are_one_parameter(make: Make) -> None:
