@@ -1,8 +1,8 @@
-"""Linear layers alone: every structure over sparsity, against our dense kernel and ONNX Runtime's, one thread.
+"""Linear layers alone: every structure over sparsity, against our dense kernel and ONNX Runtime, one thread.
 
-For each structure the kernel that is predicted to be fastest is taken. Times are CPU times of the calling thread,
-medians of interleaved samples; "peak" is the share of a measured loop of nothing but multiply-adds, counted on the
-weights that are kept. --write also puts the table into docs/results/.
+For each structure the kernel that is predicted to be fastest is taken. Times are CPU times of the calling
+thread, medians of interleaved samples; "peak" is the share of a measured loop of nothing but multiply-adds,
+counted on the weights that are kept. --write also puts the table into docs/results/.
 
     python benchmarks/linear_kernels.py --tokens 128 --shapes 768x768,384x384,384x1536,1536x384 --write
 """
@@ -175,8 +175,15 @@ def table(options: argparse.Namespace, cpu: Cpu) -> Iterator[str]:
 
 
 def line(
-    shape: Shape, sparsity: float, name: str, kernel: str, multiplies: int, predicted: float, times: dict[str, Times]
-) -> str:  # fmt: skip
+    shape: Shape,
+    sparsity: float,
+    name: str,
+    kernel: str,
+    multiplies: int,
+    predicted: float,
+    times: dict[str, Times],
+) -> str:
+    """A row of the table."""
     took = times[name].median
     fastest = 16 * PEAK_CHAINS * PEAK_TURNS / times["peak"].median  # multiply-adds a millisecond
     cells = (
