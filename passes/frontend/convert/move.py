@@ -10,6 +10,7 @@ from espalier.passes.frontend import formula
 from espalier.passes.frontend import size as sz
 from espalier.passes.frontend.build import Builder
 from espalier.passes.frontend.convert.registry import Node, converts
+from espalier.passes.frontend.interval import interval
 from espalier.passes.frontend.plain import EqualDims, axes_of, broadcast, show
 from espalier.passes.frontend.size import Dim, iota
 from espalier.passes.frontend.values import (
@@ -276,6 +277,9 @@ def take(build: Builder, x: Value, indices: Value, axis: int) -> Value:
     if isinstance(x, Constant) and isinstance(indices, Constant):
         return build("take", x, indices, axis=axis)
     if index is None:
+        bounds = interval(indices)
+        if bounds is not None and isinstance(extent, int):
+            build.limit(bounds[1] + 1, extent)  # as positions counted from a mask: no longer than their table
         return build("take", x, indices, axis=axis)
     data = as_index(x)
     if data is not None and len(x.shape) == 1:

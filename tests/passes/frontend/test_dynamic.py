@@ -133,6 +133,24 @@ def test_position_table_is_sliced_and_bounds_the_sequence(make: Make, agree: Agr
     assert plain.limits == {"sequence": 16}
 
 
+def test_positions_counted_from_the_mask_bound_the_sequence(make: Make, agree: Agree) -> None:
+    """RoBERTa: position = pad + (running count of tokens that are no padding)."""
+    nodes = [
+        node("Equal", ["ids", "pad"], ["is"]),
+        node("Not", ["is"], ["token"]),
+        node("Cast", ["token"], ["one"], to=TensorProto.INT32),
+        node("CumSum", ["one", "axis"], ["count"]),
+        node("Mul", ["count", "one"], ["kept"]),
+        node("Cast", ["kept"], ["wide"], to=TensorProto.INT64),
+        node("Add", ["wide", "pad"], ["place"]),
+        node("Gather", ["table", "place"], ["y"]),
+    ]
+    weights = {"pad": i64(1)[0], "axis": i64(1)[0], "table": f32(16, 4)}
+    model = make(nodes, {"ids": ("int64", ["b", "s"])}, weights)
+    plain = agree(model, {"ids": rng.integers(0, 5, (2, 14))})
+    assert plain.limits == {"s": 14}
+
+
 def test_sizes_reach_data(make: Make, agree: Agree) -> None:
     nodes = [
         node("Shape", ["x"], ["s"]),
