@@ -16,8 +16,8 @@ class Lookup:
     """One table f32 [rows, features] and which of its rows each token takes.
 
     index: the type of the row numbers that are given for each token, or "place": `first` plus the token's
-    place in its sequence. A negative number counts from the end, as in ONNX's Gather; one that is out of range
-    takes the nearest row.
+    place in its sequence. A negative number counts from the end, as in ONNX's Gather; one out of range takes
+    the nearest row.
     """
 
     rows: int
