@@ -7,15 +7,11 @@ start and to put its sums away. Columns of x come from the L2 cache once for eve
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from espalier.schedules.linear import Activation
+from espalier.schedules.linear import Activation, LinearWork
 from espalier.schedules.x86.column_lists import uniform
+from espalier.schedules.x86.tile_shape import TileShape
+from espalier.schedules.x86.token_shape import TokenShape
 from espalier.targets.cpu import Cpu, Isa
-
-if TYPE_CHECKING:
-    from espalier.schedules.x86.tile_linear import TileLinear
-    from espalier.schedules.x86.token_linear import TokenLinear
 
 SHARED_EFFICIENCY: dict[Isa, float] = {"sse4": 0.75, "avx2": 0.93, "avx512": 0.95}
 """Reached share of the bound where rows share a list. AVX2, SSE4: benchmarks/linear_kernels.py on Zen 1.
@@ -34,71 +30,76 @@ RAGGED_PADDING = 1.04
 """Entries of ragged lists with those that pad groups (unstructured, 50 to 95 %)."""
 
 
-def tile_milliseconds(kernel: TileLinear, m: int, threads: int) -> float:
-    """For m tokens."""
-    shape, cpu, work = kernel.shape, kernel.cpu, kernel.work
+def tile_milliseconds(
+    work: LinearWork, cpu: Cpu, shape: TileShape, tiles: int, m: int, threads: int
+) -> float:
+    """For m tokens by a kernel over tiles, `tiles` of them at once."""
     m_tiles = -(-m // 16)
-    whole, rest = divmod(m_tiles, kernel.tiles)
-    cycles = whole * _tile_cycles(kernel, kernel.tiles)
-    cycles += sum(_tile_cycles(kernel, 1 << bit) for bit in range(rest.bit_length()) if rest >> bit & 1)
+    whole, rest = divmod(m_tiles, tiles)
+    sizes = [1 << bit for bit in range(rest.bit_length()) if rest >> bit & 1]
+    cycles = whole * _tile_cycles(work, cpu, shape, tiles, 1)
+    for size in sizes:
+        # fewer tiles leave registers for more groups of rows at once
+        cycles += _tile_cycles(work, cpu, shape, size, 1 if shape.ragged else tiles // size)
     cycles += _end_cycles(cpu, work.epilogue.activation, work.n * m_tiles)
-    jobs = shape.blocks * -(-m_tiles // kernel.tiles)
+    jobs = shape.blocks * -(-m_tiles // tiles)
     column_bytes = 0 if shape.lists == "none" else 2
-    return _milliseconds(cpu, cycles, _entries(kernel) * (4 + column_bytes), jobs, threads)
+    return _milliseconds(cpu, cycles, _entries(work, shape) * (4 + column_bytes), jobs, threads)
 
 
-def _entries(kernel: TileLinear) -> float:
+def _entries(work: LinearWork, shape: TileShape) -> float:
     """Weights that are multiplied, padding included."""
-    shape = kernel.shape
     if shape.ragged:
-        return kernel.work.structure.kept_count((shape.n, shape.k)) * RAGGED_PADDING
+        return work.structure.kept_count((shape.n, shape.k)) * RAGGED_PADDING
     if shape.lists == "none":
         return shape.n * shape.k
     return shape.n * shape.chunks * shape.count
 
 
-def _columns(kernel: TileLinear) -> float:
+def _columns(work: LinearWork, shape: TileShape) -> float:
     """Columns of x that a block of rows reads."""
-    shape, structure = kernel.shape, kernel.work.structure
-    form = None if shape.ragged else uniform(structure, shape.n, shape.k)
+    form = None if shape.ragged else uniform(work.structure, shape.n, shape.k)
     if form is not None:
         return form.columns
-    density = 1 - structure.sparsity((shape.n, shape.k))
-    return shape.k if shape.lists == "none" else shape.k * (1 - (1 - density) ** shape.height)
+    if shape.lists == "none":
+        return shape.k
+    density = 1 - work.structure.sparsity((shape.n, shape.k))
+    return shape.k * (1 - (1 - density) ** shape.height)
 
 
-def _tile_cycles(kernel: TileLinear, tiles: int) -> float:
-    """For `tiles` tiles of tokens and all of W."""
-    shape, cpu, isa = kernel.shape, kernel.cpu, kernel.cpu.isa
-    entries = _entries(kernel)
+def _tile_cycles(work: LinearWork, cpu: Cpu, shape: TileShape, tiles: int, at_once: int) -> float:
+    """For `tiles` tiles of tokens and all of W, `at_once` groups of rows at once."""
+    entries = _entries(work, shape)
     vectors = tiles * 16 / cpu.lanes
     if shape.lists == "row":
-        arithmetic = _bound(cpu, vectors, vectors, 1.25) / OWN_EFFICIENCY[isa]
+        arithmetic = _bound(cpu, vectors, vectors, 1.25) / OWN_EFFICIENCY[cpu.isa]
     else:
-        loads = _bound(cpu, shape.rows * vectors, vectors, shape.rows + 1)
-        arithmetic = loads / shape.rows / SHARED_EFFICIENCY[isa]
-    # fewer tiles leave registers for more groups of rows at once
-    at_once = 1 if shape.ragged else kernel.tiles // tiles
-    sums = shape.rows * at_once * vectors * (2 if shape.chunks > 1 else 1)
+        step = _bound(cpu, shape.rows * vectors, vectors, shape.rows + 1)
+        arithmetic = step / shape.rows / SHARED_EFFICIENCY[cpu.isa]
+    sums = shape.rows * at_once * vectors * (2 if shape.chunks > 1 else 1) / _fma(cpu)
     groups = shape.chunks * -(-shape.n // (shape.rows * at_once))
-    lines = shape.blocks * _columns(kernel) * tiles
+    lines = shape.blocks * _columns(work, shape) * tiles
     return entries * arithmetic + groups * (GROUP_CYCLES + sums) + lines * LINE_CYCLES
 
 
-def token_milliseconds(kernel: TokenLinear, m: int, threads: int) -> float:
-    """For m tokens."""
-    shape, cpu, work = kernel.shape, kernel.cpu, kernel.work
-    whole, rest = divmod(m, kernel.tokens)
-    sizes = {kernel.tokens: whole} | {1 << bit: rest >> bit & 1 for bit in range(rest.bit_length())}
+def token_milliseconds(
+    work: LinearWork, cpu: Cpu, shape: TokenShape, tokens: int, entries: float, m: int, threads: int
+) -> float:
+    """For m tokens by a kernel over rows of tokens, `tokens` of them at once.
+
+    entries: columns that an average block of rows keeps.
+    """
+    whole, rest = divmod(m, tokens)
+    sizes = {tokens: whole} | {1 << bit: rest >> bit & 1 for bit in range(rest.bit_length())}
     parts = shape.lanes / cpu.lanes
     cycles = 0.0
     for size, count in sizes.items():
         column = _bound(cpu, size * parts, parts, size + (0 if shape.dense else 1))
-        one = kernel.entries * column / SHARED_EFFICIENCY[cpu.isa] + GROUP_CYCLES + size * parts
+        one = entries * column / SHARED_EFFICIENCY[cpu.isa] + GROUP_CYCLES + size * parts
         cycles += count * shape.blocks * one
     cycles += _end_cycles(cpu, work.epilogue.activation, work.n * m / 16)
-    jobs = shape.blocks * -(-m // kernel.tokens)
-    return _milliseconds(cpu, cycles, shape.blocks * shape.lanes * kernel.entries * 4, jobs, threads)
+    jobs = shape.blocks * -(-m // tokens)
+    return _milliseconds(cpu, cycles, shape.blocks * shape.lanes * entries * 4, jobs, threads)
 
 
 def _fma(cpu: Cpu) -> float:

@@ -37,7 +37,7 @@ def emit(shape: TileShape, epilogue: Epilogue, tiles: int, rows_first: bool) -> 
     index, weights, pieces, order = _declare_constants(shape)
     end = End.declare(epilogue, shape.n)
     y = handle("y")
-    m_tiles = tirx.Var("m_tiles", "int64")
+    m_tiles: Any = tirx.Var("m_tiles", "int64")
     x = matched("X", x, (m_tiles, shape.k, 16))
     y = matched("Y", y, (m_tiles, shape.n, 16))
     end.match((m_tiles, shape.n, 16))

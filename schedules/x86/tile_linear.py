@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from espalier.schedules.linear import LinearKernel, LinearWork
 from espalier.schedules.x86 import tile_pack
+from espalier.schedules.x86.linear_time import tile_milliseconds
 from espalier.schedules.x86.tile_shape import TileShape
 from espalier.targets.cpu import Cpu
 
@@ -72,6 +73,4 @@ class TileLinear(LinearKernel):
         )
 
     def milliseconds(self, m: int, threads: int) -> float:
-        from espalier.schedules.x86.linear_time import tile_milliseconds
-
-        return tile_milliseconds(self, m, threads)
+        return tile_milliseconds(self.work, self.cpu, self.shape, self.tiles, m, threads)

@@ -44,7 +44,7 @@ def emit(shape: TokenShape, epilogue: Epilogue, tokens: int, sums: int) -> None:
         index, weights = handle("indices"), handle("weights")
     end = End.declare(epilogue, shape.n)
     y = handle("y")
-    m = tirx.Var("m", "int64")
+    m: Any = tirx.Var("m", "int64")
     x, y = matched("X", x, (m, shape.k)), matched("Y", y, (m, shape.n))
     end.match((m, shape.n))
     if not shape.dense:
@@ -133,7 +133,7 @@ class _Rows:
             if self.shape.whole:
                 self._store_whole(acc, tokens, first, z, row)
                 continue
-            rows = tirx.min(long(self.shape.height - z * LANES), self.shape.n - row)
+            rows: Any = tirx.min(long(self.shape.height - z * LANES), self.shape.n - row)
             either(
                 rows >= LANES,
                 partial(self._store_whole, acc, tokens, first, z, row),

@@ -64,4 +64,4 @@ class TokenLinear(LinearKernel):
         )
 
     def milliseconds(self, m: int, threads: int) -> float:
-        return token_milliseconds(self, m, threads)
+        return token_milliseconds(self.work, self.cpu, self.shape, self.tokens, self.entries, m, threads)
