@@ -36,8 +36,9 @@ UNIFORM_HEIGHT = 64
 """Rows of a block, where the structure leaves the choice."""
 RAGGED_ENTRIES = 40
 """Entries of a ragged list in a chunk that pay for picking up the sums (measured on Zen 1, 50 to 95 %)."""
-L1_SHARE = 0.6
-"""Part of the L1 cache that the columns of a chunk may fill; the rest is for constants and sums."""
+SHARED_L1, OWN_L1 = 1.0, 0.6
+"""Part of the L1 cache that the columns of a chunk may fill. A shared column is loaded once for all rows of a
+group, which leaves time to fetch it from the L2 cache."""
 
 
 def candidates(work: LinearWork, cpu: Cpu) -> list[LinearKernel]:
@@ -95,14 +96,16 @@ def _kept_by_block(work: LinearWork, height: int) -> float:
     return work.k * (1 - (1 - density) ** height)
 
 
-def _chunk(cpu: Cpu, tiles: int) -> int:
-    """Columns of `tiles` tiles that stay in the L1 cache."""
-    return max(int(cpu.l1_bytes * L1_SHARE) // (tiles * 64), 16)
+def _chunk(cpu: Cpu, lists: Lists) -> int:
+    """Columns of the tiles in registers that stay in the L1 cache."""
+    own = lists == "row"
+    room = cpu.l1_bytes * (OWN_L1 if own else SHARED_L1)
+    return max(int(room) // ((OWN if own else SHARED)[cpu.isa].tiles * 64), 16)
 
 
 def _dense(work: LinearWork, cpu: Cpu) -> TileLinear:
     registers = SHARED[cpu.isa]
-    chunks = -(-work.k // _chunk(cpu, registers.tiles))
+    chunks = -(-work.k // _chunk(cpu, "none"))
     height = min(DENSE_HEIGHT, work.n)
     shape = TileShape(work.n, work.k, "none", height, registers.rows, chunks, -(-work.k // chunks))
     # a block of W fits the L2 cache, where the tiles of x follow one another
@@ -113,7 +116,7 @@ def _uniform(work: LinearWork, cpu: Cpu, lists: Lists, form: Uniform) -> TileLin
     registers = OWN[cpu.isa] if lists == "row" else SHARED[cpu.isa]
     share = {"row": 1, "group": form.share, "block": form.block}[lists]
     rows = registers.rows if lists == "row" else _rows(registers.rows, share, even=lists == "group")
-    chunks = -(-form.columns // _chunk(cpu, registers.tiles))
+    chunks = -(-form.columns // _chunk(cpu, lists))
     unit = 4 if lists == "row" else 1
     count = -(-form.count // (chunks * unit)) * unit
     shape = TileShape(work.n, work.k, lists, _height(form.block, work.n, rows), rows, chunks, count)
@@ -124,7 +127,7 @@ def _ragged(work: LinearWork, cpu: Cpu, lists: Lists, share: int = 1) -> TileLin
     registers = OWN[cpu.isa] if lists == "row" else SHARED[cpu.isa]
     rows = registers.rows if lists == "row" else _rows(registers.rows, share, even=True)
     density = 1 - work.structure.sparsity((work.n, work.k))
-    width = max(_chunk(cpu, registers.tiles), int(RAGGED_ENTRIES / max(density, 1 / work.k)))
+    width = max(_chunk(cpu, lists), int(RAGGED_ENTRIES / max(density, 1 / work.k)))
     chunks = -(-work.k // width)
     unit = rows if lists == "row" else share
     height = unit * max(1, min(RAGGED_HEIGHT, work.n) // unit)

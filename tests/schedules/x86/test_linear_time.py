@@ -52,7 +52,7 @@ def test_order_of_structures_and_dense(core: str, tokens: int) -> None:
         shared = best(HP.for_sparsity(SHAPE, sparsity, g=4), core, tokens)
         own = best(HP.for_sparsity(SHAPE, sparsity), core, tokens)
         assert block <= shared * 1.05
-        assert shared < own < dense
+        assert shared <= own < dense  # equal where memory decides
 
 
 @pytest.mark.parametrize("core", CORES)
