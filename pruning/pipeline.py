@@ -48,7 +48,8 @@ class PruneOptions:
     """What `espalier prune` is asked.
 
     steps, rate, dense_steps: None for the task's own. pruned_by: share of the steps after which the masks
-    stand; the rest retrains. distil: share of the dense model's loss.
+    stand; the rest retrains. distil: share of the dense model's loss. heads, embeddings: whether to prune the
+    layers that the task leaves alone, and embeddings.
     """
 
     structure: str = "hp"
@@ -63,6 +64,8 @@ class PruneOptions:
     pruned_by: float = 0.5
     seed: int = 0
     leave: tuple[str, ...] = ()
+    heads: bool = False
+    embeddings: bool = False
 
     def __post_init__(self) -> None:
         family = parse_family(self.structure)
@@ -148,7 +151,7 @@ def prune_task(
     dense_done = time.monotonic()
 
     family = parse_family(options.structure)
-    leave = (*task.leave, *options.leave)
+    leave = options.leave if options.heads else (*task.leave, *options.leave)
     recipe = task.recipe
     settings = Settings(
         steps=options.steps or recipe.steps,
@@ -159,14 +162,17 @@ def prune_task(
     )
     budgets: Any = options.sparsity
     if options.allocation == "sensitivity":
-        layers = prunable_layers(teacher, leave=leave)
+        layers = prunable_layers(teacher, leave=leave, embeddings=options.embeddings)
         budgets = allocate_sparsity(
             teacher, layers, family, options.sparsity, lambda model: mean_loss(model, task, options.seed)
         )
 
     def pruner_for(model: nn.Module, method: Method | None, criterion: Criterion | None) -> Pruner:
         try:
-            return Pruner(model, family, budgets, method=method, criterion=criterion, leave=leave)
+            return Pruner(
+                model, family, budgets,
+                method=method, criterion=criterion, leave=leave, embeddings=options.embeddings,
+            )  # fmt: skip
         except ValueError as error:
             raise UsageError(
                 str(error), hint="choose another --structure, --method, --criterion, --sparsity or --leave"
@@ -186,7 +192,8 @@ def prune_task(
     )
     train(
         model, task, settings,
-        pruner=pruner, teacher=teacher, checkpoint=checkpoint, watch=watch, stage="prune", stop=stop,
+        pruner=pruner, teacher=teacher, checkpoint=checkpoint,
+        watch=watch, stage="prune", evaluate_every=max(settings.steps // 5, 1), stop=stop,
     )  # fmt: skip
     reports = tuple(replace(report, name=report.name.removeprefix(task.prefix)) for report in pruner.finish())
     figures["retrained"] = task.evaluate(model)
@@ -237,7 +244,10 @@ def dense_model(
         recipe = task.recipe
         settings = Settings(steps, recipe.dense_rate, recipe.weight_decay, seed=seed)
         part = Checkpoint(path.with_suffix(".checkpoint.pt"), identity)
-        train(model, task, settings, checkpoint=part, watch=watch, stage="dense", stop=stop)
+        train(
+            model, task, settings,
+            checkpoint=part, watch=watch, stage="dense", evaluate_every=max(steps // 5, 1), stop=stop,
+        )  # fmt: skip
         kept.write({"model": model.state_dict()})
         part.path.unlink(missing_ok=True)
     else:

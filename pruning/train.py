@@ -88,11 +88,14 @@ def train(
     checkpoint: Checkpoint | None = None,
     watch: Watch | None = None,
     stage: str = "train",
+    evaluate_every: int = 0,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train `model` in place with AdamW for `settings.steps` batches, from the checkpoint where there is one.
 
-    stop: asked after each step; when true the state is written and StoppedError raised.
+    evaluate_every: steps between figures for `watch` (0: none); none while a criterion still watches the
+    model, which must see training data only. stop: asked after each step; when true the state is written and
+    StoppedError raised.
     """
     watch = watch or Silent()
     device = next(model.parameters()).device
@@ -126,6 +129,9 @@ def train(
             pruner.step()
         optimizer.zero_grad()
         watch.step(stage, step + 1, settings.steps, value)
+        settled = pruner is None or pruner.method.done(pruner.steps)
+        if evaluate_every and settled and (step + 1) % evaluate_every == 0:
+            watch.figures(stage, task.evaluate(model))
         stopped = stop()
         if checkpoint and (stopped or time.monotonic() - written >= checkpoint.every):
             checkpoint.write(_state(step + 1, model, optimizer, pruner))

@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 @click.option(
     "--leave", multiple=True, metavar="NAME", help="A layer to leave dense (* and ? allowed); repeatable."
 )
+@click.option("--heads", is_flag=True, help="Prune also the heads, which the task leaves dense.")
+@click.option("--embeddings", is_flag=True, help="Prune also the embeddings.")
 @click.option("--seed", type=Count(0, 2**32 - 1), default=0, help="Decides all randomness. Default: 0.")
 @click.option("--dense-steps", type=Count(1, 10**8), help="Batches of the dense model's own training.")
 @click.option(
@@ -85,6 +87,8 @@ def command(
     rate: float | None,
     dense_steps: int | None,
     leave: tuple[str, ...],
+    heads: bool,
+    embeddings: bool,
     seed: int,
     dense: Path | None,
     path: Path | None,
@@ -116,6 +120,8 @@ def command(
         dense_steps=dense_steps,
         seed=seed,
         leave=leave,
+        heads=heads,
+        embeddings=embeddings,
     )
     opened = open_task(name, data=data, model=folder)
     written = path or Path(f"{name}-{structure.partition('(')[0].replace('+', '')}.onnx")

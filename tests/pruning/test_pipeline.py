@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from torch import nn
 
 from espalier.errors import StoppedError, UsageError
 from espalier.pruning.pipeline import PruneOptions, prune_task
@@ -62,6 +64,7 @@ def test_writes_a_pruned_model_and_tells_how_it_was_made(blobs: Task, tmp_path: 
     assert metric["retrained"]["accuracy"] > metric["one_shot"]["accuracy"]
     assert watch.told == {
         "dense": metric["dense"], "one-shot": metric["one_shot"], "retrained": metric["retrained"],
+        "prune": metric["retrained"],
     }  # fmt: skip
     assert watch.seen == [("dense", i + 1) for i in range(60)] + [("prune", i + 1) for i in range(200)]
     assert sorted(file.name for file in tmp_path.iterdir()) == [
@@ -125,3 +128,39 @@ def test_sensitivity_meets_the_budget_with_unequal_shares(blobs: Task, tmp_path:
 def test_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message.replace("(", r"\(")):
         PruneOptions(**options)
+
+
+class WithEmbedding(nn.Module):
+    """Buckets of the first feature are embedded; a head on top."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(16, 16)
+        self.body = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        buckets = (x[:, 0] * 4).long().clamp(-8, 7) + 8
+        return self.head(torch.relu(self.body(x + self.embedding(buckets))))
+
+
+@pytest.mark.usefixtures("no_export")
+@pytest.mark.parametrize(
+    ("heads", "embeddings", "expected"),
+    [
+        (False, False, ["body"]),
+        (True, False, ["body", "head"]),
+        (True, True, ["embedding", "body", "head"]),
+    ],
+)
+def test_heads_and_embeddings_by_choice(
+    blobs: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    heads: bool, embeddings: bool, expected: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(blobs, "model", WithEmbedding)
+    monkeypatch.setattr(blobs, "leave", ("head",), raising=False)
+    options = PruneOptions(
+        structure="unstructured", sparsity=0.5, steps=2, dense_steps=2, heads=heads, embeddings=embeddings
+    )
+    result = prune_task(blobs, options, tmp_path / "a.onnx")
+    assert [layer.name for layer in result.layers] == [f"{name}.weight" for name in expected]
