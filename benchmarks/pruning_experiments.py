@@ -20,12 +20,12 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 
-from espalier.errors import EspalierError, StoppedError
+from espalier.errors import DataError, EspalierError, StoppedError
 from espalier.pruning.families import parse_family
 from espalier.pruning.pipeline import PruneOptions, prune_task
 from espalier.pruning.tasks import open_task
@@ -133,7 +133,8 @@ def run(points: list[Point], arguments: argparse.Namespace) -> None:
     opened: dict[str, Task] = {}
     for point in points:
         output = arguments.out / point.task / f"{point.name}.onnx"
-        if output.with_suffix(".json").exists():
+        options = replace(point.options, steps=arguments.steps, dense_steps=arguments.dense_steps)
+        if done(output.with_suffix(".json"), options):
             continue
         if point.task not in opened:
             encoder = arguments.model if point.task in ("sst-2", "sts-b") else None
@@ -142,13 +143,26 @@ def run(points: list[Point], arguments: argparse.Namespace) -> None:
             )
             opened[point.task] = open_task(point.task, data=folder, model=encoder)
         output.parent.mkdir(parents=True, exist_ok=True)
-        options = replace(point.options, steps=arguments.steps, dense_steps=arguments.dense_steps)
         dense = output.parent / f"dense-{options.seed}.pt"
         prune_task(
             opened[point.task], options, output, dense=dense, watch=Line(point.label), stop=lambda: asked
         )
         if not arguments.keep:
             output.unlink()
+
+
+def done(path: Path, options: PruneOptions) -> bool:
+    """Whether a point's result is there; DataError where it was made with other options."""
+    if not path.exists():
+        return False
+    told = json.loads(path.read_text())["options"]
+    for name, value in json.loads(json.dumps(asdict(options))).items():
+        if told.get(name, value) != value:
+            raise DataError(
+                f"{path}: {name} was {told[name]}, expected {value}",
+                hint="give another --out, or the same --steps and --dense-steps as before",
+            )
+    return True
 
 
 def show_list(points: list[Point], out: Path) -> None:

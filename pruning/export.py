@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -66,7 +67,9 @@ def export_onnx(
     restore_names(proto, model, prefix)
     strip(proto)
     onnx.checker.check_model(proto, full_check=True)
-    onnx.save(proto, path)
+    part = path.with_name(path.name + ".part")
+    onnx.save(proto, part)
+    os.replace(part, path)
 
 
 def restore_names(proto: onnx.ModelProto, model: nn.Module, prefix: str) -> None:

@@ -256,7 +256,7 @@ def dense_model(
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, task: Task, seed: int, batches: int = 8) -> float:
+def mean_loss(model: nn.Module, task: Task, seed: int, batches: int = 4) -> float:
     """The loss on the first few training batches, the same at every call: what sensitivity is measured by."""
     device = next(model.parameters()).device
     losses = []

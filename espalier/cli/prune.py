@@ -104,6 +104,7 @@ def command(
     _require_torch()
     import torch
 
+    from espalier.files import check_output
     from espalier.pruning.pipeline import PruneOptions, prune_task
     from espalier.pruning.tasks import open_task
 
@@ -125,6 +126,8 @@ def command(
     )
     opened = open_task(name, data=data, model=folder)
     written = path or Path(f"{name}-{structure.partition('(')[0].replace('+', '')}.onnx")
+    for file in (written, written.with_suffix(".json"), *filter(None, [dense])):
+        check_output(file)
     with _interruptible() as stop, _progress(opened.metric, output) as watch:
         result = prune_task(opened, options, written, dense=dense, watch=watch, stop=stop)
     output.note(f"wrote {written} and {written.with_suffix('.json')}")

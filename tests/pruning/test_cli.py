@@ -66,6 +66,17 @@ def test_refuses(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", [[], ["--dense", "kept"]])
+def test_an_output_that_is_a_folder_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = option[1] if option else "digits-hp.onnx"
+    (tmp_path / name).mkdir()
+    assert run(["prune", "digits", *option]) == 2
+    assert f"error: output {name} is a folder" in capsys.readouterr().err
+
+
 def test_prunes_digits_and_says_so_as_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
