@@ -27,6 +27,7 @@ from espalier.schedules.x86.build import (
     long,
     loop,
     matched,
+    number,
     opaque,
     parallel,
     scratch,
@@ -53,7 +54,7 @@ Read = Callable[[Any, Any, Any], Any]
 def emit(work: AttentionWork, rows: int) -> None:
     """Parameters and statements; `rows` vectors of 16 sums fit in registers."""
     pointers = [handle(name) for name in ("q", "k", "v", *(["mask"] if work.mask else []))]
-    batch, sequence = (T.arg(name, T.int64()) for name in ("batch", "sequence"))
+    batch, sequence = number("batch"), number("sequence")
     result = handle("y")
     tiles = tirx.Var("tiles", "int64")
     query = work.query or Channels(work.heads * work.head_dim)
@@ -135,7 +136,7 @@ class _Job:
         self.state[WEIGHT] = _number(0.0)
         with loop("d", self.work.value_dim) as d:
             store(self.out, [vector(d * LANES)], _number(0.0))
-        seen = tirx.min(self.sequence, self.query + LANES) if self.work.causal else self.sequence
+        seen: Any = tirx.min(self.sequence, self.query + LANES) if self.work.causal else self.sequence
         with loop("chunk", (seen + (CHUNK - 1)) // CHUNK) as chunk:
             start = chunk * CHUNK
             count = _whole("count", tirx.min(seen - start, long(CHUNK)))

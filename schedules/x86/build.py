@@ -39,6 +39,12 @@ def handle(name: str) -> Any:
     return T.arg(name, T.handle())
 
 
+def number(name: str) -> Any:
+    """An int64 that the caller gives."""
+    value: Any = T.int64()
+    return T.arg(name, value)
+
+
 def matched(name: str, pointer: Any, shape: tuple[Any, ...], dtype: str = "float32") -> Any:
     return named(name, T.match_buffer(pointer, shape, dtype))
 
@@ -47,14 +53,15 @@ def long(value: int) -> Any:
     return T.int64(value)
 
 
-def vector(start: Any = 0) -> Any:
-    """16 places from `start` on."""
-    return T.Ramp(start, 1, LANES)
+def vector(start: Any = 0, lanes: Any = LANES) -> Any:
+    """Places from `start` on."""
+    step: Any = 1
+    return T.Ramp(start, step, lanes)
 
 
-def splat(value: Any) -> Any:
+def splat(value: Any, lanes: Any = LANES) -> Any:
     """One number in every lane."""
-    return T.Broadcast(value, LANES)
+    return T.Broadcast(value, lanes)
 
 
 def store(buffer: Any, place: list[Any], value: Any) -> None:
@@ -105,7 +112,8 @@ def scratch(name: str, size: int, dtype: str = "float32") -> Any:
 
     Scope "local" sounds right and is not: on a CPU TVM allocates it anew at each turn, however small.
     """
-    return named(name, T.sblock_alloc_buffer((size,), dtype, scope="global"))
+    shape: Any = (size,)
+    return named(name, T.sblock_alloc_buffer(shape, dtype, scope="global"))
 
 
 class Vectors:

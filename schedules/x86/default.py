@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import tvm
-    from tvm.s_tir import Schedule
-    from tvm.s_tir.schedule import LoopRV, SBlockRV
     from tvm.tirx import PrimFunc
 
 LANES = 16
@@ -58,7 +56,7 @@ def _scheduled(name: str, func: PrimFunc) -> PrimFunc:
     return func
 
 
-def _rows(sch: Schedule) -> bool:
+def _rows(sch: Any) -> bool:
     """Softmax, norms: every block runs inside the parallel loop over the rows of the last one."""
     _inline(sch)
     blocks = _blocks(sch)
@@ -81,7 +79,7 @@ def _rows(sch: Schedule) -> bool:
     return True
 
 
-def _block_by_block(sch: Schedule) -> bool:
+def _block_by_block(sch: Any) -> bool:
     _inline(sch)
     for block in _blocks(sch):
         if _is_product(sch, block):
@@ -93,7 +91,7 @@ def _block_by_block(sch: Schedule) -> bool:
     return True
 
 
-def _only_parallel(sch: Schedule) -> bool:
+def _only_parallel(sch: Any) -> bool:
     for block in _blocks(sch):
         loops = sch.get_loops(block)
         if loops and _leading(sch, block):
@@ -105,32 +103,32 @@ RULES: tuple[Callable[[Any], bool], ...] = (_rows, _block_by_block, _only_parall
 """Tried in order; a rule that does not fit returns False or fails."""
 
 
-def _blocks(sch: Schedule) -> list[SBlockRV]:
+def _blocks(sch: Any) -> list[Any]:
     return list(sch.get_child_blocks(sch.get_sblock("root")))
 
 
-def _kinds(sch: Schedule, block: SBlockRV) -> str:
+def _kinds(sch: Any, block: Any) -> str:
     """A letter for each axis: S spatial, R reduction, ? another."""
     return "".join({0: "S", 2: "R"}.get(int(axis.iter_type), "?") for axis in sch.get(block).iter_vars)
 
 
-def _leading(sch: Schedule, block: SBlockRV) -> int:
+def _leading(sch: Any, block: Any) -> int:
     kinds = _kinds(sch, block)
     return len(kinds) - len(kinds.lstrip("S"))
 
 
-def _extents(sch: Schedule, block: SBlockRV) -> list[int]:
+def _extents(sch: Any, block: Any) -> list[int]:
     from tvm.tirx import IntImm
 
     extents = (axis.dom.extent for axis in sch.get(block).iter_vars)
     return [int(extent) if isinstance(extent, IntImm) else SYMBOLIC for extent in extents]
 
 
-def _turns(sch: Schedule, block: SBlockRV) -> int:
+def _turns(sch: Any, block: Any) -> int:
     return math.prod(_extents(sch, block))
 
 
-def _inline(sch: Schedule) -> None:
+def _inline(sch: Any) -> None:
     """Compute elementwise producers where they are read, unless costly work would be repeated."""
     from tvm.s_tir import ScheduleError
 
@@ -148,7 +146,7 @@ def _inline(sch: Schedule) -> None:
             continue
 
 
-def _parallel(sch: Schedule, block: SBlockRV, loops: list[LoopRV]) -> None:
+def _parallel(sch: Any, block: Any, loops: list[Any]) -> None:
     """Make one parallel loop of `loops`, the outermost ones; the last stay inside if little else does."""
     if _turns(sch, block) < PARALLEL:
         return
@@ -159,20 +157,20 @@ def _parallel(sch: Schedule, block: SBlockRV, loops: list[LoopRV]) -> None:
         sch.parallel(sch.fuse(*loops))
 
 
-def _last_index(sch: Schedule, block: SBlockRV) -> Any:
+def _last_index(sch: Any, block: Any) -> Any:
     """Which axis runs along the memory of what a block reads first."""
     block = sch.get(block)
     reads = [read for read in block.reads if not read.source.same_as(block.writes[0].source)]
     return reads[0].region[-1].min if reads and len(reads[0].region) else None
 
 
-def _sums_along_memory(sch: Schedule, block: SBlockRV) -> bool:
+def _sums_along_memory(sch: Any, block: Any) -> bool:
     axes = sch.get(block).iter_vars
     last = _last_index(sch, block)
     return _kinds(sch, block)[-1:] == "R" and last is not None and last.same_as(axes[-1].var)
 
 
-def _split_sum(sch: Schedule, block: SBlockRV) -> SBlockRV | None:
+def _split_sum(sch: Any, block: Any) -> Any:
     """A reduction along memory as 16 side by side, then one over those; the block of the 16."""
     if (
         not _sums_along_memory(sch, block)
@@ -187,7 +185,7 @@ def _split_sum(sch: Schedule, block: SBlockRV) -> SBlockRV | None:
     return sch.rfactor(lanes, _leading(sch, block))
 
 
-def _vectorize_sum(sch: Schedule, part: SBlockRV, depth: int) -> None:
+def _vectorize_sum(sch: Any, part: Any, depth: int) -> None:
     """Bring the 16 lanes of a split sum inside; `depth` loops lie around it."""
     lanes, *_, turns = sch.get_loops(part)[depth:]
     sch.reorder(turns, lanes)
@@ -195,7 +193,7 @@ def _vectorize_sum(sch: Schedule, part: SBlockRV, depth: int) -> None:
     sch.decompose_reduction(part, turns)
 
 
-def _reduction(sch: Schedule, block: SBlockRV) -> None:
+def _reduction(sch: Any, block: Any) -> None:
     kinds, loops = _kinds(sch, block), sch.get_loops(block)
     spatial = _leading(sch, block)
     if "S" in kinds[spatial:] or len(loops) != len(kinds):
@@ -215,7 +213,7 @@ def _reduction(sch: Schedule, block: SBlockRV) -> None:
     _parallel(sch, block, sch.get_loops(block)[:spatial])
 
 
-def _is_product(sch: Schedule, block: SBlockRV) -> bool:
+def _is_product(sch: Any, block: Any) -> bool:
     """Whether a block is `C[.., i, j] += A[.., i, k] * B[.., k, j]`."""
     from tvm.ir import TensorLoad
     from tvm.tirx import Add, BufferStore, Mul
@@ -237,7 +235,7 @@ def _is_product(sch: Schedule, block: SBlockRV) -> bool:
     )
 
 
-def _product(sch: Schedule, block: SBlockRV, columns: int) -> None:
+def _product(sch: Any, block: Any, columns: int) -> None:
     """Pad to tiles of 4 rows by `columns`, whose sums stay in registers."""
     axes = _kinds(sch, block)
     sch.pad_einsum(block, [*(1 for _ in axes[:-3]), ROWS, columns, 1])

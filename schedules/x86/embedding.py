@@ -61,9 +61,9 @@ def _emit(work: EmbeddingWork, cpu: Cpu) -> None:
     for i, lookup in enumerate(work.lookups):
         tables.append(build.parameter(f"Table{i}", (lookup.rows, work.features)))
         pointers.append(None if lookup.index == "place" else build.handle(f"index{i}"))
-    sequence = T.arg("sequence", T.int64()) if None in pointers else None
+    sequence: Any = build.number("sequence") if None in pointers else None
     y = build.handle("y")
-    m = tirx.Var("m", "int64")
+    m: Any = tirx.Var("m", "int64")
     given = [
         None if pointer is None else build.matched(f"Index{i}", pointer, (m,), lookup.index)
         for i, (lookup, pointer) in enumerate(zip(work.lookups, pointers, strict=True))

@@ -57,7 +57,7 @@ def _softmax(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         axis = int(call.attrs.axis) % len(x.shape)
         rest = [*x.shape[:axis], *x.shape[axis + 1 :]]
 
-        def along(value: Callable[[list], Any], reducer: Callable, name: str) -> Any:
+        def along(value: Callable[[list], Any], reducer: Any, name: str) -> Any:
             k = te.reduce_axis((0, x.shape[axis]), name="k")
             return te.compute(rest, lambda *i: reducer(value([*i[:axis], k, *i[axis:]]), axis=k), name=name)
 

@@ -10,7 +10,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from espalier.schedules.x86.build import LANES, loop, opaque
+from espalier.schedules.x86.build import LANES, loop, opaque, splat, vector
 from espalier.targets.cpu import Cpu
 
 
@@ -36,19 +36,20 @@ class Square:
         return self._places(self.feature)
 
     def splat(self, value: Any) -> Any:
-        return T.Broadcast(value, self.width) if self.width > 1 else value
+        return splat(value, self.width) if self.width > 1 else value
 
     def transpose(self, load: Callable[[int], Any], store: Callable[[int, Any], None]) -> None:
         """Load `width` vectors, transpose them, store `width` vectors."""
         vectors = {f"r{i}": T.bind(load(i)) for i in range(self.width)}
         moves, columns = transposition(self.width)
         for result, left, right, lanes in moves:
-            vectors[result] = T.bind(tirx.Shuffle([vectors[left], vectors[right]], list(lanes)))
+            order: Any = list(lanes)
+            vectors[result] = T.bind(tirx.Shuffle([vectors[left], vectors[right]], order))
         for i, column in enumerate(columns):
             store(i, vectors[column])
 
     def _places(self, start: Any) -> Any:
-        return T.Ramp(start, 1, self.width) if self.width > 1 else start
+        return vector(start, self.width) if self.width > 1 else start
 
 
 @contextmanager
@@ -74,17 +75,17 @@ def transposition(width: int) -> tuple[list[tuple[str, str, str, Sequence[int]]]
 
     Each shuffle is one instruction: first unpacks inside 128 bits, then moves of 128 bits.
     """
-    moves = []
+    moves: list[Any] = []
 
-    def move(a: str, b: str, lanes: Sequence[int]) -> str:
-        moves.append((f"s{len(moves)}", a, b, lanes))
+    def move(pair: Sequence[str], lanes: Sequence[int]) -> str:
+        moves.append((f"s{len(moves)}", *pair, lanes))
         return moves[-1][0]
 
     rows = [f"r{i}" for i in range(width)]
     if width == 1:
         return moves, rows
     if width == 2:
-        return moves, [move(*rows, [0, 2]), move(*rows, [1, 3])]
+        return moves, [move(rows, [0, 2]), move(rows, [1, 3])]
     quarters = range(0, width, 4)
 
     def inside(low: Sequence[int]) -> list[int]:
@@ -94,9 +95,9 @@ def transposition(width: int) -> tuple[list[tuple[str, str, str, Sequence[int]]]
     columns: list[list[str]] = []
     for r in range(0, width, 4):
         pairs = [(rows[r + i], rows[r + i + 1]) for i in (0, 2)]
-        low, high = ([move(*pair, inside(lanes)) for pair in pairs] for lanes in ([0, 4, 1, 5], [2, 6, 3, 7]))
+        low, high = ([move(pair, inside(lanes)) for pair in pairs] for lanes in ([0, 4, 1, 5], [2, 6, 3, 7]))
         columns.append(
-            [move(*half, inside(lanes)) for half in (low, high) for lanes in ([0, 1, 4, 5], [2, 3, 6, 7])]
+            [move(half, inside(lanes)) for half in (low, high) for lanes in ([0, 1, 4, 5], [2, 3, 6, 7])]
         )
     # columns[g][c] holds, in its q-th 128 bits, column 4 q + c of the rows 4 g to 4 g + 3
     result = [""] * width
@@ -106,15 +107,15 @@ def transposition(width: int) -> tuple[list[tuple[str, str, str, Sequence[int]]]
         if width == 4:
             result[c] = parts[0]
         elif width == 8:
-            result[c], result[4 + c] = (move(*parts, quads(choice)) for choice in ([0, 2], [1, 3]))
+            result[c], result[4 + c] = (move(parts, quads(choice)) for choice in ([0, 2], [1, 3]))
         else:
             for half in (0, 1):
                 left, right = (
-                    move(*parts[p : p + 2], quads([2 * half, 2 * half + 1, 4 + 2 * half, 5 + 2 * half]))
+                    move(parts[p : p + 2], quads([2 * half, 2 * half + 1, 4 + 2 * half, 5 + 2 * half]))
                     for p in (0, 2)
                 )
                 for odd in (0, 1):
                     result[8 * half + 4 * odd + c] = move(
-                        left, right, quads([odd, 2 + odd, 4 + odd, 6 + odd])
+                        (left, right), quads([odd, 2 + odd, 4 + odd, 6 + odd])
                     )
     return moves, result

@@ -20,7 +20,7 @@ def to_tiles(features: int, cpu: Cpu, name: str) -> PrimFunc:
 
     def emit() -> None:
         x, y = handle("x"), handle("y")
-        m = tirx.Var("m", "int64")
+        m: Any = tirx.Var("m", "int64")
         x = matched("X", x, (m, features))
         y = matched("Y", y, ((m + 15) // 16, features, 16))
 
@@ -53,7 +53,7 @@ def from_tiles(features: int, cpu: Cpu, name: str) -> PrimFunc:
 
     def emit() -> None:
         x, y = handle("x"), handle("y")
-        m = tirx.Var("m", "int64")
+        m: Any = tirx.Var("m", "int64")
         x = matched("X", x, ((m + 15) // 16, features, 16))
         y = matched("Y", y, (m, features))
 

@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tvm import tirx
-from tvm.ir import Expr
+
+Expr = Any
+"""A tvm.ir.Expr of float32; type checkers do not know its operators."""
 
 LOG2E = 1 / math.log(2)
 LN2_HIGH = 0.693359375
@@ -180,7 +183,7 @@ def _integer(like: Expr, value: int) -> Expr:
 
 
 def _broadcast(value: Expr, like: Expr) -> Expr:
-    lanes = _lanes(like)
+    lanes: Any = _lanes(like)
     return value if lanes == 1 else tirx.Broadcast(value, lanes)
 
 
