@@ -65,7 +65,7 @@ def _softmax(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
             return row(*i[:axis], *i[axis + 1 :])
 
         highest = along(lambda i: x(*i), te.max, "highest")
-        # a row of -inf alone gives NaN, as in numpy: -inf - -inf
+        # a row of -inf alone gives NaN, as in numpy: its powers and their sum are 0
         powers = te.compute(x.shape, lambda *i: vmath.exp_nonpositive(x(*i) - at(highest, i)), name="powers")
         total = along(lambda i: powers(*i), te.sum, "total")
         return te.compute(
