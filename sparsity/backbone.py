@@ -25,7 +25,7 @@ class BPPP(Structure):
     axis: Axis = "columns"
 
     def __post_init__(self) -> None:
-        self.backbone, self.pattern  # noqa: B018 - both check their own parameters
+        _ = self.backbone, self.pattern  # both check their own parameters
 
     @classmethod
     def for_sparsity(
@@ -33,8 +33,8 @@ class BPPP(Structure):
         p: int = 100, m: int = 4, axis: Axis = "columns",
     ) -> BPPP:  # fmt: skip
         """BP of sparsity `backbone` (default: both levels keep the same share), the rest by patterns."""
-        backbone = 1.0 - (1.0 - sparsity) ** 0.5 if backbone is None else backbone
-        bp = BP.for_sparsity(shape, backbone, B=B, axis=axis)
+        share = (1.0 - sparsity) ** 0.5 if backbone is None else 1.0 - backbone
+        bp = BP.for_sparsity(shape, 1.0 - share, B=B, axis=axis)
         left = min((1.0 - sparsity) / (1.0 - bp.sparsity(shape)), 1.0)
         pp = PP.for_sparsity(shape, 1.0 - left, p=p, m=m)
         return cls(B, bp.kc, p, m, pp.kept, axis)

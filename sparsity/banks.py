@@ -11,20 +11,23 @@ from itertools import combinations
 
 import numpy as np
 
-TRIES = 4000  # steps of the search in one block before it gives up
+TRIES = 2000  # choices that the search looks at in one block before it gives up
 
 
 def banked_columns(unions: np.ndarray, users: np.ndarray, kc: int, v: int, n: int) -> np.ndarray:
     """The kept columns of each block vector by vector, int64 `[R, kc]`.
 
     unions: bool `[R, H, K]`, non-zeros of each group of rows. users: int `[R, K]`, rows that use a column.
-    Each bank keeps its most used kc / v columns, unused ones stand where the search leaves a gap.
+    Each bank keeps its most used kc / v columns, unused ones stand where the search leaves a gap. Where one
+    block defeats the search, the matrix is hardly of this structure, and the rest is laid out without it.
     """
-    per_bank = kc // v
+    per_bank, sound = kc // v, True
     result = np.empty((len(users), per_bank, v), np.int64)
     for r in range(len(users)):
         banks = [most_used(users[r], bank, v, per_bank) for bank in range(v)]
-        slots = fill_slots(unions[r], banks, per_bank, n)
+        slots = fill_slots(unions[r], banks, per_bank, n) if sound else None
+        if slots is None:
+            sound, slots = False, [list(range(len(columns))) for columns in banks]
         for bank, (columns, taken) in enumerate(zip(banks, slots, strict=True)):
             unused = np.flatnonzero(users[r, bank::v] == 0) * v + bank
             line = np.full(per_bank, -1)
@@ -41,29 +44,28 @@ def most_used(users: np.ndarray, bank: int, v: int, limit: int) -> np.ndarray:
     return np.sort(kept[counts[kept] > 0]) * v + bank
 
 
-def fill_slots(unions: np.ndarray, banks: list[np.ndarray], per_bank: int, n: int) -> list[list[int]]:
-    """The vector of each used column, a list for each bank; the first ones where the search finds none."""
-    plain = [list(range(len(columns))) for columns in banks]
+def fill_slots(unions: np.ndarray, banks: list[np.ndarray], per_bank: int, n: int) -> list[list[int]] | None:
+    """The vector of each used column, a list for each bank; None where the search finds none."""
     if all(len(columns) == per_bank for columns in banks):
-        return plain
+        return [list(range(per_bank))] * len(banks)
     every = np.concatenate(banks).astype(np.int64)
     left = unions[:, every].sum(axis=1) if every.size else np.zeros(len(unions), np.int64)
     trusted = left <= per_bank * n
     rows, left = unions[trusted].astype(np.int64), left[trusted]
-    tries = 0
+    tries = 0  # of choices
 
     def search(vector: int, at: tuple[int, ...], left: np.ndarray) -> list[tuple[int, ...]] | None:
         """Which banks have a column in each vector from this one on."""
         nonlocal tries
-        tries += 1
         if vector == per_bank:
             return []
-        if tries > TRIES:
-            return None
         open_banks = [j for j, columns in enumerate(banks) if at[j] < len(columns)]
         may_skip = [j for j in open_banks if len(banks[j]) - at[j] < per_bank - vector]
         for count in range(len(may_skip) + 1):
             for skipped in combinations(may_skip, count):
+                tries += 1
+                if tries > TRIES:
+                    return None
                 taken = tuple(j for j in open_banks if j not in skipped)
                 here = rows[:, [banks[j][at[j]] for j in taken]].sum(axis=1)
                 rest = left - here
@@ -77,5 +79,5 @@ def fill_slots(unions: np.ndarray, banks: list[np.ndarray], per_bank: int, n: in
 
     found = search(0, (0,) * len(banks), left)
     if found is None:
-        return plain
+        return None
     return [[vector for vector, taken in enumerate(found) if j in taken] for j in range(len(banks))]

@@ -15,7 +15,7 @@ from espalier.sparsity.evidence import Evidence
 from espalier.sparsity.find_block import find_block
 from espalier.sparsity.find_columns import find_bp
 from espalier.sparsity.find_patterns import find_bppp, find_pp
-from espalier.sparsity.find_vectors import find_hp, find_nm, plausible
+from espalier.sparsity.find_vectors import find_banked, find_hp, find_nm, plausible
 from espalier.sparsity.hierarchical import HP, NM, PackedHP
 from espalier.sparsity.patterns import PP
 from espalier.sparsity.plain import Dense, Zero
@@ -151,6 +151,7 @@ FINDERS: tuple[Callable[[Evidence, int], Iterable[Structure]], ...] = (
     lambda evidence, best: find_bppp(evidence, "columns", best),
     lambda evidence, best: find_bppp(evidence, "rows", best),
     find_hp,
+    find_banked,
 )
 
 

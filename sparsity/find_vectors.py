@@ -91,6 +91,24 @@ def find_hp(evidence: Evidence, best: int) -> Iterator[HP]:
                 yield HP(height, min(guess.vectors * guess.v, columns), guess.v, guess.n, guess.g)
 
 
+BANKS = (2, 4, 8, 16, 32)
+
+
+def find_banked(evidence: Evidence, best: int) -> Iterator[HP]:
+    """Bank-balanced HP for each likely height: the fullest bank tells how many columns each bank keeps."""
+    rows, columns = evidence.shape
+    for height in heights(evidence):
+        users = np.add.reduceat(evidence.used, np.arange(0, rows, height), axis=0, dtype=np.int32)
+        for v in (v for v in BANKS if v <= columns):
+            per_bank = max(int(np.count_nonzero(users[:, bank::v], axis=1).max()) for bank in range(v))
+            n = ceil_div(int(evidence.row_counts.max()), max(per_bank, 1))
+            if n < v and 0 < per_bank <= columns // v:
+                g = next(g for g in evidence.periods(min(height, 64)) if height % g == 0)
+                found = HP(height, per_bank * v, v, n, g, banked=True)
+                if found.bits(evidence.shape, evidence.width) < best:
+                    yield found
+
+
 def level2(evidence: Evidence, height: int, best: int) -> list[Guess]:
     """The most likely vectors for blocks of this height: probed on the fullest blocks, then cut in all."""
     used = in_blocks(evidence.used, height)

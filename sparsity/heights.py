@@ -27,6 +27,7 @@ def heights(evidence: Evidence) -> list[int]:
     Inside a true block the union of the rows' columns soon stops growing with the height; one row more and a
     second block's columns join in. So a true height (and its divisors) is followed by a jump, where random
     zeros grow ever more slowly. Heights that a taller one equals in columns are left out: taller is smaller.
+    The others are those with the largest jumps and the cheapest as BP, or as lists and a mask of each group.
     """
     rows, columns = evidence.shape
     tried = {*range(1, min(rows, 257)), *range(256, rows, 64), rows}
@@ -40,8 +41,10 @@ def heights(evidence: Evidence) -> list[int]:
     inner = [b for b in records if 1 < b < rows]
     jumps = {b: jump(evidence, b) for b in inner}
     steep = sorted(inner, key=lambda b: -jumps[b])[:2]
-    steep += [b for b in inner if jumps[b] > 0 and 4 * jumps[b] >= jumps[steep[0]]][:4]
+    steep += [b for b in inner if jumps[b] > 0 and 2 * jumps[b] >= jumps[steep[0]]][:4]
     cheap = sorted(
         inner, key=lambda b: size[b] * (ceil_div(rows, b) * index_bits(columns) + rows * evidence.width)
     )[:2]
-    return sorted({*records[:1], *steep, *cheap}, reverse=True)
+    groups = ceil_div(rows, evidence.periods(min(rows, 64))[0])
+    masked = sorted(inner, key=lambda b: size[b] * (ceil_div(rows, b) * index_bits(columns) + groups))[:3]
+    return sorted({*records[:1], *steep, *cheap, *masked}, reverse=True)

@@ -38,7 +38,7 @@ def group_unions(used: np.ndarray, g: int) -> np.ndarray:
     if g == 1:
         return used
     blocks, height, total = used.shape
-    return used.reshape(blocks, height // g, g, total).any(axis=2)
+    return np.logical_or.reduce(used.reshape(blocks, height // g, g, total), axis=2)
 
 
 def reach(support: np.ndarray, n: int) -> np.ndarray:

@@ -85,6 +85,9 @@ def test_hp_is_recovered(case: tuple[sp.HP, tuple[int, int]], seed: int) -> None
         (sp.HP(20, 60, 5, 2, 4), (200, 240)),
         (sp.HP(100, 96, 32, 8), (400, 312)),
         (sp.HP(8, 100, 4, 2, 2), (5, 312)),  # fewer rows than B
+        (sp.HP(32, 192, 8, 2, banked=True), (384, 768)),
+        (sp.HP(16, 64, 4, 1, banked=True), (130, 312)),  # a part of the kept columns is used by no row
+        (sp.HP(32, 96, 8, 4, 4, banked=True), (384, 200)),
         (sp.NM(2, 4), (64, 96)),
         (sp.NM(1, 4), (65, 97)),
         (sp.NM(2, 8, 4), (130, 312)),
