@@ -9,6 +9,8 @@ import numpy as np
 from espalier.schedules import Epilogue, LinearKernel, LinearWork
 from espalier.sparsity import Structure
 
+GUARD = 256
+"""A multiple of the 16 numbers that TVM's alignment of 64 bytes holds."""
 ACTIVATIONS = {
     "none": lambda z: z,
     "relu": lambda z: np.maximum(z, 0),
@@ -47,13 +49,22 @@ def from_tiles(y: np.ndarray, tokens: int) -> np.ndarray:
     return y.transpose(0, 2, 1).reshape(-1, y.shape[1])[:tokens]
 
 
+def between_guards(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(memory, copy of y inside it): GUARD numbers before and after y, which is aligned as TVM asks for."""
+    memory = np.full(y.size + 2 * GUARD + 16, 7, np.float32)
+    memory = memory[-(memory.ctypes.data // 4) % 16 :][: y.size + 2 * GUARD]
+    inside = memory[GUARD : GUARD + y.size].reshape(y.shape)
+    inside[...] = y
+    return memory, inside
+
+
 class Built:
     """A kernel compiled for `mcpu` with its constants."""
 
     def __init__(self, kernel: LinearKernel, weight: np.ndarray, mcpu: str = "x86-64-v3") -> None:
         import tvm
 
-        self.tensor = tvm.runtime.tensor
+        self.tensor, self.view = tvm.runtime.tensor, tvm.runtime.from_dlpack
         self.work: LinearWork = kernel.work
         self.weight = weight
         target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
@@ -77,9 +88,11 @@ class Built:
             arguments.append(self.tensor(bias))
         if work.epilogue.residual:
             arguments.append(self.tensor(layout(residual)))
-        out = self.tensor(layout(y))
-        self.library["linear"](*arguments, out)
-        got = out.numpy() if work.layout == "tokens" else from_tiles(out.numpy(), tokens)
+        guarded, out = between_guards(layout(y))
+        self.library["linear"](*arguments, self.view(out))
+        assert (guarded[:GUARD] == 7).all()
+        assert (guarded[-GUARD:] == 7).all()
+        got = out if work.layout == "tokens" else from_tiles(out, tokens)
         want = expected(x, self.weight, work.epilogue, bias, residual)
         assert np.isfinite(got).all()
         return float(np.abs(got - want).max() / max(1.0, np.abs(want).max()))
