@@ -71,9 +71,10 @@ def _lower(mod: tvm.IRModule) -> tvm.IRModule:
     from tvm import relax, transform
 
     from espalier.schedules.x86.default import schedule_leftovers
+    from espalier.schedules.x86.functions import legalizations
 
     steps = [
-        relax.transform.LegalizeOps(),
+        relax.transform.LegalizeOps(legalizations()),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.FuseOps(),
