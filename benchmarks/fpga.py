@@ -1,7 +1,7 @@
 """Encoders on every board at every sparsity, dense on the same accelerator, and this machine's CPU.
 
-Board times are predicted by the closed-form model at an assumed clock; the CPU is measured, ONNX Runtime on the
-dense model of the same shape. Published: the same group's earlier Transformer (90 % sparse).
+Board times are predicted by the closed-form model at an assumed clock; the CPU is measured, ONNX Runtime on
+the dense model of the same shape. The rows are encoders: the Transformer's decoder is not among them.
 
     python benchmarks/fpga.py --tokens 128 --threads 1
 """
@@ -29,7 +29,7 @@ def pruning(sparsity: float, banks: int) -> Pruning:
 
 
 def row(model: Encoder, tokens: int, board: Board, how: Pruning) -> tuple[float, float, dict[str, float]]:
-    """Milliseconds, use of the array (multiply-adds that count over all it could do), share of cycles by part."""
+    """Milliseconds, use of the array (multiply-adds that count over what it could do), share of cycles."""
     g = search.standard(board)
     timing = board.timing(g)
     parts = encoder.costs(model, tokens, how, g, timing)
@@ -122,19 +122,17 @@ def main() -> None:
     args = parser.parse_args()
     for model in (encoder.TRANSFORMER, encoder.TINYBERT, encoder.MINILM):
         cpu = cpu_milliseconds(model, args.tokens, args.threads)
-        print(
-            f"\n{model.name}, {args.tokens} tokens; ONNX Runtime dense, {args.threads} threads: {cpu:.2f} ms (measured)"
-        )
+        print(f"\n{model.name}, {args.tokens} tokens")
+        print(f"ONNX Runtime, dense, {args.threads} threads of this CPU: {cpu:.2f} ms (measured)")
         if model is encoder.TRANSFORMER:
-            print("published, ms:", ", ".join(f"{name} {ms}" for name, ms in PUBLISHED.items()))
-        head = f"{'board':<12}{'MHz':>4} {'geometry':<16}{'sparsity':>9}{'ms':>9}{'fps':>8}{'use':>6}{'x dense':>8}{'x CPU':>7}"
-        print(head + "  share of cycles")
+            print("published:", ", ".join(f"{name} {ms} ms" for name, ms in PUBLISHED.items()))
+        columns = (("board", -12), ("MHz", 4), (" geometry", -17), ("sparsity", 9), ("ms", 9), ("fps", 8))
+        columns += (("use", 6), ("x dense", 8), ("x CPU", 7))
+        print("".join(f"{name:{'<' if size < 0 else '>'}{abs(size)}}" for name, size in columns) + "  cycles")
         for board in boards().values():
             g = search.standard(board)
             if encoder.activation_words(model, args.tokens, g) > g.act_depth:
-                print(
-                    f"{board.name:<12}{board.mhz:>4} {g.label:<16} activations of {args.tokens} tokens do not fit on chip"
-                )
+                print(f"{board.name:<12}{board.mhz:>4} {g.label:<16} activations do not fit on chip")
                 continue
             dense = row(model, args.tokens, board, DENSE)[0]
             for sparsity in (0.0, *SPARSITIES):
@@ -144,8 +142,8 @@ def main() -> None:
                     f"{name} {100 * part:.0f}%" for name, part in shares.items() if part >= 0.005
                 )
                 print(
-                    f"{board.name:<12}{board.mhz:>4} {g.label:<16}{100 * sparsity:>8.0f}%{ms:>9.3f}{1e3 / ms:>8.0f}"
-                    f"{use:>6.2f}{dense / ms:>8.2f}{cpu / ms:>7.1f}  {parts}"
+                    f"{board.name:<12}{board.mhz:>4} {g.label:<16}{100 * sparsity:>8.0f}%{ms:>9.3f}"
+                    f"{1e3 / ms:>8.0f}{use:>6.2f}{dense / ms:>8.2f}{cpu / ms:>7.1f}  {parts}"
                 )
 
 

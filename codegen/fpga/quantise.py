@@ -1,9 +1,9 @@
 """Post-training int8 quantisation of a post-norm encoder layer, and its operations on a Builder.
 
-Scales are per feature wherever the accelerator lets them be: inputs of linear layers share their range
-between activation and weight (SmoothQuant, arXiv 2211.10438, eq. 4 with alpha = 0.5), queries and keys
-between each other, a context has the scales of its values, and the terms of a sum before a norm have their
-own. Scores, and the values around an activation table, have one scale each.
+Scales are per feature wherever the accelerator lets them be: the inputs of linear layers (folded into the
+weights), queries and keys (whose ranges are shared so that their product has one scale), values and with them
+the context, the terms of a sum before a norm. Scores, and the values around an activation table, have one
+scale each; that before the table is the one with the least squared error after it.
 """
 
 from __future__ import annotations
@@ -205,11 +205,20 @@ def _most(traces: Sequence[dict[str, np.ndarray]], name: str) -> np.ndarray:
     return np.maximum(np.max([np.abs(t[name]).max(0) for t in traces], 0), _TINY)
 
 
-def _shared(most: np.ndarray, *weights: np.ndarray) -> np.ndarray:
-    """Scales of an input whose range is shared with the weights that read it."""
-    reads = np.maximum(np.max([np.abs(w).max(0) for w in weights], 0), _TINY)
-    smooth = np.sqrt(most / reads)
-    return np.maximum(smooth * (most / smooth).max() / 127, _TINY)
+def _table_scale(
+    traces: Sequence[dict[str, np.ndarray]], activation: Callable[[np.ndarray], np.ndarray]
+) -> float:
+    """Scale before an activation table: least squared error of what comes out."""
+    pre = np.concatenate([t["pre"].reshape(-1) for t in traces])
+    pre = pre[:: max(1, len(pre) // 200_000)]
+    expected = activation(pre)
+    scales = max(float(np.abs(pre).max()), _TINY) / 127 * np.array([1, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12])
+    errors = []
+    for scale in scales:
+        out = activation(np.clip(np.round(pre / scale), -128, 127) * scale)
+        step = max(float(np.abs(out).max()), _TINY) / 127
+        errors.append(((np.round(out / step) * step - expected) ** 2).mean())
+    return float(scales[int(np.argmin(errors))])
 
 
 def quantise(layers: Sequence[Layer], samples: Sequence[np.ndarray]) -> list[IntLayer]:
@@ -225,10 +234,7 @@ def quantise(layers: Sequence[Layer], samples: Sequence[np.ndarray]) -> list[Int
     for layer in layers:
         all_traces.append([layer.trace(x) for x in inputs])
         inputs = [t["n2"] for t in all_traces[-1]]
-    wanted = [
-        _shared(_most(traces, "x"), layer.query.weight, layer.key.weight, layer.value.weight)
-        for layer, traces in zip(layers, all_traces, strict=True)
-    ]
+    wanted = [_most(traces, "x") / 127 for traces in all_traces]
     wanted.append(_most(all_traces[-1], "n2") / 127)
     return [_quantise(*args) for args in zip(layers, all_traces, wanted, wanted[1:], strict=False)]
 
@@ -244,8 +250,8 @@ def _quantise(
     score = max(float(_most(traces, "top").max()), 1e-3) / 127
     exponential = np.round(127 * np.exp(-np.arange(256) * score)).astype(np.int8)
     o, y = _most(traces, "o") / 127, _most(traces, "y") / 127
-    n1 = _shared(_most(traces, "n1"), layer.hidden.weight)
-    pre = float(_most(traces, "pre").max()) / 127
+    n1 = _most(traces, "n1") / 127
+    pre = _table_scale(traces, layer.activation)
     table = layer.activation(np.arange(256).astype(np.uint8).view(np.int8) * pre)
     hidden = max(float(np.abs(table).max()), _TINY) / 127
     rows = len(layer.hidden.weight)
