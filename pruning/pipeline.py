@@ -19,7 +19,7 @@ from torch import nn
 
 from espalier.errors import UsageError, unknown
 from espalier.pruning.allocation import allocate_sparsity
-from espalier.pruning.criteria import CRITERIA, Criterion
+from espalier.pruning.criteria import CRITERIA, Criterion, Magnitude
 from espalier.pruning.export import export_onnx
 from espalier.pruning.families import parse_family
 from espalier.pruning.layers import prunable_layers
@@ -150,43 +150,23 @@ def prune_task(
     watch.figures("dense", figures["dense"])
     dense_done = time.monotonic()
 
-    family = parse_family(options.structure)
-    leave = options.leave if options.heads else (*task.leave, *options.leave)
-    recipe = task.recipe
-    settings = Settings(
-        steps=options.steps or recipe.steps,
-        rate=options.rate or recipe.rate,
-        weight_decay=recipe.weight_decay,
-        seed=options.seed,
-        distil=options.distil,
-    )
-    budgets: Any = options.sparsity
-    if options.allocation == "sensitivity":
-        layers = prunable_layers(teacher, leave=leave, embeddings=options.embeddings)
-        budgets = allocate_sparsity(
-            teacher, layers, family, options.sparsity, lambda model: mean_loss(model, task, options.seed)
-        )
-
-    def pruner_for(model: nn.Module, method: Method | None, criterion: Criterion | None) -> Pruner:
-        try:
-            return Pruner(
-                model, family, budgets,
-                method=method, criterion=criterion, leave=leave, embeddings=options.embeddings,
-            )  # fmt: skip
-        except ValueError as error:
-            raise UsageError(
-                str(error), hint="choose another --structure, --method, --criterion, --sparsity or --leave"
-            ) from None
-
+    budgets = layer_budgets(teacher, task, options)
     at_once = copy.deepcopy(teacher)
-    pruner_for(at_once, None, None).finish()
+    make_pruner(at_once, task, options, budgets, one_shot(), Magnitude()).finish()
     figures["one_shot"] = task.evaluate(at_once)
     watch.figures("one-shot", figures["one_shot"])
     del at_once
 
+    settings = Settings(
+        steps=options.steps or task.recipe.steps,
+        rate=options.rate or task.recipe.rate,
+        weight_decay=task.recipe.weight_decay,
+        seed=options.seed,
+        distil=options.distil,
+    )
     model = copy.deepcopy(teacher)
     method = METHODS[options.method](max(round(settings.steps * options.pruned_by), 1))
-    pruner = pruner_for(model, method, CRITERIA[options.criterion]())
+    pruner = make_pruner(model, task, options, budgets, method, CRITERIA[options.criterion]())
     checkpoint = Checkpoint(
         output.with_suffix(".checkpoint.pt"), {"task": task.name, **_plain(asdict(options)), "stage": "prune"}
     )
@@ -253,6 +233,47 @@ def dense_model(
     else:
         model.load_state_dict(saved["model"])
     return model.eval()
+
+
+def left_dense(task: Task, options: PruneOptions) -> tuple[str, ...]:
+    """Names of the layers that are not pruned."""
+    return options.leave if options.heads else (*task.leave, *options.leave)
+
+
+def layer_budgets(dense: nn.Module, task: Task, options: PruneOptions) -> float | dict[str, float]:
+    """The sparsity of every layer, or one by layer where it is allocated by sensitivity."""
+    if options.allocation == "uniform":
+        return options.sparsity
+    layers = prunable_layers(dense, leave=left_dense(task, options), embeddings=options.embeddings)
+    family = parse_family(options.structure)
+    return allocate_sparsity(
+        dense, layers, family, options.sparsity, lambda model: mean_loss(model, task, options.seed)
+    )
+
+
+def make_pruner(
+    model: nn.Module,
+    task: Task,
+    options: PruneOptions,
+    budgets: float | dict[str, float],
+    method: Method,
+    criterion: Criterion,
+) -> Pruner:
+    """The pruner that the options ask for; UsageError where they contradict the model."""
+    try:
+        return Pruner(
+            model,
+            parse_family(options.structure),
+            budgets,
+            method=method,
+            criterion=criterion,
+            leave=left_dense(task, options),
+            embeddings=options.embeddings,
+        )
+    except ValueError as error:
+        raise UsageError(
+            str(error), hint="choose another --structure, --method, --criterion, --sparsity or --leave"
+        ) from None
 
 
 @torch.no_grad()
