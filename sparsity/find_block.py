@@ -28,8 +28,17 @@ def find_block(evidence: Evidence, best: int) -> Iterator[Block]:
         if side <= evidence.shape[1]
     )
     pairs = {(bh, bw) for _, bh in [*tall[:2], (0, 1)] for _, bw in [*wide[:2], (0, 1)]} - {(1, 1)}
-    found = sorted((best_block(evidence, bh, bw) for bh, bw in pairs), key=lambda pair: pair[0])
+    likely = (pair for pair in pairs if least_bits(evidence, *pair) < best)
+    found = sorted((best_block(evidence, bh, bw) for bh, bw in likely), key=lambda pair: pair[0])
     yield from (block for bits, block in found[:2] if bits < best)
+
+
+def least_bits(evidence: Evidence, bh: int, bw: int) -> int:
+    """No more than the values take: a block stores no fewer cells than its rows or columns alone would."""
+    cells = max(bh * int(evidence.seen(bh).sum()), bw * int(evidence.turned.seen(bw).sum()))
+    apart = evidence.stray_limit * bh * bw
+    short = evidence.shape[0] * bw + evidence.shape[1] * bh  # cells of blocks that reach over the edge
+    return (cells - apart - short) * evidence.width
 
 
 def best_block(evidence: Evidence, bh: int, bw: int) -> tuple[int, Block]:

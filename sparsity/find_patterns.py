@@ -16,7 +16,7 @@ from espalier.sparsity.partition import compact, seen_columns
 from espalier.sparsity.patterns import PP, clusters, distinct
 from espalier.sparsity.structure import ceil_div, index_bits
 
-LARGEST = 128
+SMALLEST, LARGEST = 4, 128  # fewer cells hold too few patterns to tell them from chance
 MOST_PATTERNS = 16
 
 
@@ -24,7 +24,7 @@ def find_pp(evidence: Evidence, best: int) -> Iterator[PP]:
     """For each size whose blocks are balanced and alike, the patterns that cover them."""
     if evidence.count * evidence.width >= best:
         return
-    for p in range(2, min(*evidence.shape, LARGEST) + 1):
+    for p in range(SMALLEST, min(*evidence.shape, LARGEST) + 1):
         if balanced(evidence, p) and alike(evidence, p):
             found = cluster(evidence, p)
             if found is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -26,17 +27,22 @@ def find_nm(evidence: Evidence, best: int) -> Iterator[NM]:
         least = ceil_div(evidence.count - evidence.stray_limit, rows * ceil_div(columns, v))
         if level2_bits(rows, 0, columns, least, v, evidence.width) >= best:
             continue
-        used = evidence.vector_counts(v)
-        counts = np.bincount(used.reshape(-1), minlength=v + 1)
+        counts = np.bincount(evidence.vector_counts(v).reshape(-1), minlength=v + 1)
         for n in range(least, v):
             outside = int((counts[n + 1 :] * np.arange(1, v - n + 1)).sum())
-            if outside <= evidence.stray_limit and plausible(used[:, : columns // v], n):
+            if outside <= evidence.stray_limit:
                 bits = level2_bits(rows, rows, columns, n, v, evidence.width) + outside * evidence.stray_bits
                 zeros = NM(n, v).kept_count(evidence.shape) + outside - evidence.count
                 free = zeros * evidence.width if 8 * zeros <= evidence.count else 0
                 found.append((bits - free, v, n))
-    for _, v, n in sorted(found)[:2]:
+    believed = ((v, n) for _, v, n in sorted(found) if plausible(whole_counts(evidence, v), n))
+    for v, n in islice(believed, 2):
         yield NM(n, v, shared_rows(evidence, v, n))
+
+
+def whole_counts(evidence: Evidence, v: int) -> np.ndarray:
+    """Non-zeros of each row in each whole vector."""
+    return evidence.vector_counts(v)[:, : evidence.shape[1] // v]
 
 
 def plausible(used: np.ndarray, n: int) -> bool:
@@ -96,11 +102,12 @@ BANKS = (2, 4, 8, 16, 32)
 
 def find_banked(evidence: Evidence, best: int) -> Iterator[HP]:
     """Bank-balanced HP for each likely height: the fullest bank tells how many columns each bank keeps."""
-    rows, columns = evidence.shape
+    columns = evidence.shape[1]
     for height in heights(evidence):
-        users = np.add.reduceat(evidence.used, np.arange(0, rows, height), axis=0, dtype=np.int32)
+        unions = evidence.unions(height)
         for v in (v for v in BANKS if v <= columns):
-            per_bank = max(int(np.count_nonzero(users[:, bank::v], axis=1).max()) for bank in range(v))
+            banks = Evidence(np.arange(columns) % v == np.arange(v)[:, None], 1).words
+            per_bank = max(int(np.bitwise_count(unions & bank).sum(axis=1).max()) for bank in banks)
             n = ceil_div(int(evidence.row_counts.max()), max(per_bank, 1))
             if n < v and 0 < per_bank <= columns // v:
                 g = next(g for g in evidence.periods(min(height, 64)) if height % g == 0)
@@ -116,7 +123,7 @@ def level2(evidence: Evidence, height: int, best: int) -> list[Guess]:
     columns, counts = seen_columns(users, evidence.shape[1])
     probe = np.argsort(-counts, kind="stable")[:4]
     support = compact(used[probe, :128], columns[probe], counts[probe])
-    guesses = probe_lengths(evidence, height, support, counts[probe])
+    guesses = probe_lengths(evidence, height, support, counts[probe], best)
     whole = compact(used, columns, counts)
     groups = [g for g in evidence.periods(min(height, 64)) if height % g == 0]
     result = []
@@ -147,7 +154,9 @@ def share(
     return []
 
 
-def probe_lengths(evidence: Evidence, height: int, support: np.ndarray, counts: np.ndarray) -> list[Guess]:
+def probe_lengths(
+    evidence: Evidence, height: int, support: np.ndarray, counts: np.ndarray, best: int
+) -> list[Guess]:
     """Guesses for each vector length: n about the share of its columns that the fullest row uses."""
     most = int(support.sum(axis=2).max())
     seen = int(counts.max())
@@ -158,6 +167,8 @@ def probe_lengths(evidence: Evidence, height: int, support: np.ndarray, counts: 
             break
         share = ceil_div(v * most, seen)
         for n in range(max(share - 1, 1), min(share + 2, v)):
+            if n * ceil_div(seen, v) * evidence.shape[0] * evidence.width >= best:
+                break
             if n not in far:
                 far[n] = reach(support, n)
             vectors = max(len(ends) for ends in walk(far[n], counts, v))
