@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from espalier.sparsity.alignment import align, sound_strips
 from espalier.sparsity.bitstream import BitReader, BitWriter
 from espalier.sparsity.columns import BP, Axis, read_columns, write_columns
-from espalier.sparsity.patterns import PP, PackedPP
+from espalier.sparsity.hierarchical import in_blocks
+from espalier.sparsity.partition import seen_columns
+from espalier.sparsity.patterns import PP, PackedPP, find_patterns
 from espalier.sparsity.structure import Packed, Structure, as_matrix, ceil_div, index_bits
 
 
@@ -82,11 +85,26 @@ class BPPP(Structure):
         rows, columns = self.backbone.turned_shape(shape)
         return ceil_div(rows, self.B) * self.kc * index_bits(columns)
 
+    def places(self, turned: np.ndarray) -> np.ndarray:
+        """The kept columns of each block in the order of the compact matrix, int64 `[R, kc]`."""
+        bp = self.backbone
+        bp.check(turned.shape)
+        used = turned != 0
+        users = in_blocks(used, self.B).sum(axis=1, dtype=np.int32)
+        columns, counts = seen_columns(users, self.kc)
+        columns = columns[:, : self.kc]
+        strips = sound_strips(np.repeat(counts < self.kc, self.B)[: len(used)], self.p)
+        if (counts == self.kc).all() or not strips.size:
+            return columns
+        rows = (strips[:, None] * self.p + np.arange(self.p)).reshape(-1)
+        patterns, _ = find_patterns(bp.compact(used, columns)[rows], self.p, self.m, self.kept)
+        return align(used, columns, counts, patterns, self.B)
+
     def encode(self, matrix: np.ndarray) -> PackedBPPP:
         matrix = as_matrix(matrix)
         bp = self.backbone
         turned = bp.turned(matrix)
-        columns = bp.keep(turned)
+        columns = self.places(turned)
         inner = self.pattern.encode(bp.compact(turned, columns))
         shape = (matrix.shape[0], matrix.shape[1])
         return PackedBPPP(self, shape, matrix.dtype, Packed.NONE, columns.astype(np.int32), inner)
@@ -94,7 +112,10 @@ class BPPP(Structure):
 
 @dataclass(frozen=True, eq=False)
 class PackedBPPP(Packed):
-    """columns: int32 `[R, kc]` as in PackedBP. compact: the packed PP of the `[N, kc]` of kept columns."""
+    """columns: int32 `[R, kc]`, ascending but for columns that no row uses, which may stand anywhere.
+
+    compact: the packed PP of the `[N, kc]` (axis "rows": `[K, kc]`) of kept columns side by side.
+    """
 
     columns: np.ndarray
     compact: PackedPP

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from espalier.sparsity.alignment import sound_strips
 from espalier.sparsity.backbone import BPPP
 from espalier.sparsity.block import cut
 from espalier.sparsity.columns import Axis
@@ -20,21 +21,27 @@ SMALLEST, LARGEST = 4, 128  # fewer cells hold too few patterns to tell them fro
 MOST_PATTERNS = 16
 
 
-def find_pp(evidence: Evidence, best: int) -> Iterator[PP]:
-    """For each size whose blocks are balanced and alike, the patterns that cover them."""
+def find_pp(evidence: Evidence, best: int, broken: np.ndarray | None = None) -> Iterator[PP]:
+    """For each size whose blocks are balanced and alike, the patterns that cover them.
+
+    broken: bool `[N]`, rows to look past.
+    """
+    broken = np.zeros(evidence.shape[0], bool) if broken is None else broken
     if evidence.count * evidence.width >= best:
         return
     for p in range(SMALLEST, min(*evidence.shape, LARGEST) + 1):
-        if balanced(evidence, p) and alike(evidence, p):
-            found = cluster(evidence, p)
+        strips = sound_strips(broken, p)
+        if strips.size and balanced(evidence, p, strips) and alike(evidence, p, strips):
+            found = cluster(evidence, p, strips)
             if found is not None:
                 yield found
 
 
-def balanced(evidence: Evidence, p: int) -> bool:
-    """Whether whole blocks (of the first rows) hold about one number of weights; a few may be zero."""
-    sums = evidence.corners[: 32 * p + 1 : p, ::p]
-    counts = (sums[1:, 1:] - sums[:-1, 1:] - sums[1:, :-1] + sums[:-1, :-1]).reshape(-1)
+def balanced(evidence: Evidence, p: int, strips: np.ndarray) -> bool:
+    """Whether whole blocks (of the first strips) hold about one number of weights; a few may be zero."""
+    above = evidence.corners[strips[:32] * p, ::p]
+    below = evidence.corners[strips[:32] * p + p, ::p]
+    counts = np.diff(below - above, axis=1).reshape(-1)
     counts = counts[counts > 0]
     if counts.size < 2:
         return False
@@ -43,19 +50,19 @@ def balanced(evidence: Evidence, p: int) -> bool:
     return high - low <= max(1.0, 0.12 * high)
 
 
-def whole_blocks(evidence: Evidence, p: int, limit: int) -> np.ndarray:
-    """Up to `limit` whole blocks that are not zero, spread over the matrix: bool `[count, p * p]`."""
+def whole_blocks(evidence: Evidence, p: int, strips: np.ndarray, limit: int) -> np.ndarray:
+    """About `limit` whole blocks that are not zero, spread over the strips: bool `[count, p * p]`."""
     tall, wide = evidence.shape[0] // p, evidence.shape[1] // p
     cells = evidence.used[: tall * p, : wide * p].reshape(tall, p, wide, p)
-    step = max(tall * wide // limit, 1)
-    row, column = np.divmod(np.arange(0, tall * wide, step), wide)
-    blocks = cells[row, :, column].reshape(-1, p * p)
+    step = max(len(strips) * wide // limit, 1)
+    row, column = np.divmod(np.arange(0, len(strips) * wide, step), wide)
+    blocks = cells[strips[row], :, column].reshape(-1, p * p)
     return blocks[blocks.any(axis=1)]
 
 
-def alike(evidence: Evidence, p: int) -> bool:
+def alike(evidence: Evidence, p: int, strips: np.ndarray) -> bool:
     """Whether most blocks have a twin: another block with nearly the same zeros."""
-    blocks = np.packbits(whole_blocks(evidence, p, 24), axis=1)
+    blocks = np.packbits(whole_blocks(evidence, p, strips, 24), axis=1)
     if len(blocks) < 2:
         return False
     words = np.pad(blocks, ((0, 0), (0, -blocks.shape[1] % 8))).view(np.uint64)
@@ -67,10 +74,10 @@ def alike(evidence: Evidence, p: int) -> bool:
     return bool(2 * np.count_nonzero(twins) >= len(blocks))
 
 
-def cluster(evidence: Evidence, p: int) -> PP | None:
+def cluster(evidence: Evidence, p: int, strips: np.ndarray) -> PP | None:
     """The usual cells of whole blocks that are alike; None where there are too many sets of them."""
     tall, wide = evidence.shape[0] // p, evidence.shape[1] // p
-    blocks = cut(evidence.used[: tall * p, : wide * p], p, p)
+    blocks = cut(evidence.used[: tall * p, : wide * p], p, p)[strips]
     kinds, _, counts = distinct(np.ascontiguousarray(blocks).reshape(-1, p * p))
     members = clusters(kinds, counts, MOST_PATTERNS + 1)
     if not 0 < len(members) <= MOST_PATTERNS:
@@ -105,5 +112,6 @@ def find_bppp(evidence: Evidence, axis: Axis, best: int) -> Iterator[BPPP]:
         used = in_blocks(seen.used, height)
         order, counts = seen_columns(used.sum(axis=1, dtype=np.int32), kc)
         inside = np.ascontiguousarray(compact(used, order, counts).reshape(-1, kc)[:rows])
-        for pp in find_pp(Evidence(inside, seen.width), best - lists):
+        broken = np.repeat(counts < kc, height)[:rows]
+        for pp in find_pp(Evidence(inside, seen.width), best - lists, broken):
             yield BPPP(height, kc, pp.p, pp.m, pp.kept, axis)

@@ -271,6 +271,7 @@ def clusters(kinds: np.ndarray, counts: np.ndarray, most: int) -> list[list[int]
     """Kinds with nearly the same cells, the fullest first; past `most` clusters each joins the nearest."""
     size = kinds.sum(axis=1)
     density = float(size.max(initial=0)) / kinds.shape[1]
+    often = max(3, 0.02 * counts.sum())  # so many equal blocks are no accident
     founders = np.zeros((0, kinds.shape[1]), np.float32)
     members: list[list[int]] = []
     for kind in np.lexsort((-counts, -size)):
@@ -278,7 +279,9 @@ def clusters(kinds: np.ndarray, counts: np.ndarray, most: int) -> list[list[int]
             continue
         overlap = founders @ kinds[kind].astype(np.float32)
         near = int(overlap.argmax()) if len(members) else -1
-        if len(members) < most and (near < 0 or overlap[near] < (1.0 + density) / 2 * size[kind]):
+        alike = near >= 0 and overlap[near] >= (1.0 + density) / 2 * size[kind]
+        own = counts[kind] >= often and (near < 0 or overlap[near] < size[kind])
+        if len(members) < most and (own or not alike):
             founders = np.vstack([founders, kinds[kind]])
             members.append([int(kind)])
         else:

@@ -139,6 +139,28 @@ def test_kept_weights_may_be_zero(structure: sp.Structure, share: float, seed: i
     assert check(matrix).structure == structure
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("structure", "shape"),
+    [
+        (sp.BPPP(32, 60, 8, 4, 14), (256, 120)),
+        (sp.BPPP(16, 48, 8, 3, 20), (160, 80)),
+        (sp.HP(32, 64, 4, 1, 4), (320, 128)),
+    ],
+)
+def test_kept_columns_that_no_row_uses(structure: sp.Structure, shape: tuple[int, int], seed: int) -> None:
+    for further in range(20):  # the first weight that leaves such a column
+        matrix = pruned(structure, shape, 100 * seed + further)
+        block = structure.params()["B"]
+        seen = [np.any(matrix[row : row + block] != 0, axis=0).sum() for row in range(0, shape[0], block)]
+        if 0 < sum(count < structure.params()["kc"] for count in seen) < len(seen) or isinstance(
+            structure, sp.HP
+        ):
+            break
+    assert min(seen) < structure.params()["kc"]
+    assert check(matrix).structure == structure
+
+
 @pytest.mark.parametrize("structure", [sp.HP(32, 128, 4, 2), sp.BP(32, 128), sp.BPPP(32, 128, 16, 4, 100)])
 def test_a_block_may_be_all_zero(structure: sp.Structure) -> None:
     matrix = pruned(structure, (384, 256), 1)
