@@ -18,6 +18,8 @@ from espalier.targets.x86.classes import CoreClass, core_classes
 CPUINFO = Path("/proc/cpuinfo")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 MOST_MHZ = Path("/sys/devices/system/cpu/cpu0/cpufreq/base_frequency")
+ALLOWED = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+"""CPUs open to this process, read at import: pinning a thread later does not make the machine smaller."""
 GENERIC = ("x86-64-v4", "x86-64-v3", "x86-64-v2")
 
 
@@ -34,7 +36,7 @@ def host_device() -> Device:
         )
     caches = read_caches(CACHES)
     base_khz = int(MOST_MHZ.read_text()) if MOST_MHZ.is_file() else 0
-    return describe(parse_cpuinfo(CPUINFO.read_text()), caches, base_khz, len(os.sched_getaffinity(0)))
+    return describe(parse_cpuinfo(CPUINFO.read_text()), caches, base_khz, ALLOWED)
 
 
 @cache

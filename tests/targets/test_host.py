@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -156,4 +157,16 @@ def test_another_architecture_cannot_be_detected(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(UnavailableError, match="expected Linux on x86_64"):
             host_module.host()
     finally:
+        x86_host.host_device.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
+def test_a_pinned_thread_does_not_make_the_machine_smaller() -> None:
+    cores, before = host_module.host().cores, os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    x86_host.host_device.cache_clear()
+    try:
+        assert host_module.host().cores == cores
+    finally:
+        os.sched_setaffinity(0, before)
         x86_host.host_device.cache_clear()
