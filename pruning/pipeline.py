@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ from torch import nn
 from espalier.errors import UsageError, unknown
 from espalier.pruning.allocation import allocate_sparsity
 from espalier.pruning.criteria import CRITERIA, Criterion, Magnitude
+from espalier.pruning.distil import Lessons
 from espalier.pruning.export import export_onnx
 from espalier.pruning.families import parse_family
 from espalier.pruning.layers import prunable_layers
@@ -132,12 +134,14 @@ def prune_task(
     output: Path,
     *,
     dense: Path | None = None,
+    share: bool = False,
     watch: Watch | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> PruneResult:
     """Train or load the dense model, prune and retrain a copy, write `output` (ONNX) and its JSON beside it.
 
     dense: file of the dense weights, read where it exists and written otherwise (default: beside the output).
+    share: keep what the dense model said to each batch beside its file, for more runs from the same one.
     A run that was stopped goes on from the checkpoints beside the output; they are removed at the end.
     """
     watch = watch or Silent()
@@ -163,7 +167,9 @@ def prune_task(
         weight_decay=task.recipe.weight_decay,
         seed=options.seed,
         distil=options.distil,
+        frozen=() if options.embeddings else task.recipe.frozen,
     )
+    lessons = Lessons(lessons_file(dense_file, teacher, settings), settings.steps) if share else None
     model = copy.deepcopy(teacher)
     method = METHODS[options.method](max(round(settings.steps * options.pruned_by), 1))
     pruner = make_pruner(model, task, options, budgets, method, CRITERIA[options.criterion]())
@@ -172,7 +178,7 @@ def prune_task(
     )
     train(
         model, task, settings,
-        pruner=pruner, teacher=teacher, checkpoint=checkpoint,
+        pruner=pruner, teacher=teacher, lessons=lessons, checkpoint=checkpoint,
         watch=watch, stage="prune", evaluate_every=max(settings.steps // 5, 1), stop=stop,
     )  # fmt: skip
     reports = tuple(replace(report, name=report.name.removeprefix(task.prefix)) for report in pruner.finish())
@@ -222,7 +228,9 @@ def dense_model(
     saved = kept.read()
     if saved is None:
         recipe = task.recipe
-        settings = Settings(steps, recipe.dense_rate, recipe.weight_decay, seed=seed)
+        settings = Settings(
+            steps, recipe.dense_rate, recipe.weight_decay, seed=seed, frozen=recipe.frozen
+        )
         part = Checkpoint(path.with_suffix(".checkpoint.pt"), identity)
         train(
             model, task, settings,
@@ -233,6 +241,15 @@ def dense_model(
     else:
         model.load_state_dict(saved["model"])
     return model.eval()
+
+
+def lessons_file(dense: Path, teacher: nn.Module, settings: Settings) -> Path:
+    """The file of a teacher's outputs; its name tells weights, seed and steps, of which any would change it."""
+    digest = hashlib.sha256()
+    for tensor in teacher.state_dict().values():
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    name = f"{dense.stem}.{digest.hexdigest()[:12]}-{settings.seed}-{settings.steps}.npy"
+    return dense.with_name(name)
 
 
 def left_dense(task: Task, options: PruneOptions) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from espalier.errors import DataError, StoppedError
+from espalier.pruning.distil import Lessons
 from espalier.pruning.pruner import Pruner
 from espalier.pruning.schedules import learning_rate
 from espalier.pruning.tasks.task import Task
@@ -20,7 +22,10 @@ from espalier.pruning.tasks.task import Task
 
 @dataclass(frozen=True)
 class Settings:
-    """One training. distil: share of the teacher's loss, 0 to 1. Weight decay spares biases and norms."""
+    """One training. distil: share of the teacher's loss, 0 to 1. Weight decay spares biases and norms.
+
+    frozen: names of parameters (`*` and `?` allowed) that keep their values.
+    """
 
     steps: int
     rate: float
@@ -28,6 +33,7 @@ class Settings:
     clip: float = 1.0
     seed: int = 0
     distil: float = 0.0
+    frozen: tuple[str, ...] = ()
 
 
 class Watch(Protocol):
@@ -85,6 +91,7 @@ def train(
     *,
     pruner: Pruner | None = None,
     teacher: nn.Module | None = None,
+    lessons: Lessons | None = None,
     checkpoint: Checkpoint | None = None,
     watch: Watch | None = None,
     stage: str = "train",
@@ -93,13 +100,16 @@ def train(
 ) -> None:
     """Train `model` in place with AdamW for `settings.steps` batches, from the checkpoint where there is one.
 
+    lessons: what keeps the teacher's outputs for other runs on the same batches.
     evaluate_every: steps between figures for `watch` (0: none); none while a criterion still watches the
     model, which must see training data only. stop: asked after each step; when true the state is written and
     StoppedError raised.
     """
     watch = watch or Silent()
     device = next(model.parameters()).device
+    freeze(model, settings.frozen)
     optimizer = _optimizer(model, settings)
+    lessons = lessons or Lessons()
     torch.manual_seed(settings.seed)
     saved = checkpoint.read() if checkpoint else None
     begin = 0
@@ -116,8 +126,7 @@ def train(
         output = model(*batch.inputs)
         loss = task.loss(output, batch.target)
         if teacher is not None and settings.distil > 0.0:
-            with torch.no_grad():
-                taught = teacher(*batch.inputs)
+            taught = lessons.at(step, teacher, batch.inputs)
             loss = (1.0 - settings.distil) * loss + settings.distil * task.teaching(output, taught)
         value = loss.item()
         if pruner is not None:
@@ -152,7 +161,14 @@ def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
             {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
         ],
         lr=settings.rate,
+        fused=True,
     )
+
+
+def freeze(model: nn.Module, frozen: Sequence[str]) -> None:
+    """Let the parameters that `frozen` names (`*` and `?` allowed) have no gradient, and all others one."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(fnmatchcase(name, pattern) for pattern in frozen))
 
 
 def _state(

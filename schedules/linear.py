@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from espalier.targets.cpu import Cpu
 
@@ -48,17 +48,24 @@ class LinearWork:
 class LinearKernel(ABC):
     """One way to run a linear layer: how the weight is stored, and the function that reads it."""
 
+    version: ClassVar[int] = 1
+    """Raised when the code of a kernel changes so much that times measured before no longer hold."""
+
     work: LinearWork
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """Data type, kind and knobs in one word: `f32-row-r2m4`."""
+        """Data type, kind and all knobs in one word: `f32-row-r2m4h32c96`."""
 
     @property
     @abstractmethod
     def knobs(self) -> Mapping[str, int]:
         """What could be set otherwise without changing the result."""
+
+    def variants(self) -> Sequence[LinearKernel]:
+        """This kernel under every setting of its knobs that is worth a try, the present one first."""
+        return [self]
 
     @abstractmethod
     def pack(self, packed: Packed) -> tuple[np.ndarray, ...]:

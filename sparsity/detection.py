@@ -15,7 +15,7 @@ from espalier.sparsity.evidence import Evidence
 from espalier.sparsity.find_block import find_block
 from espalier.sparsity.find_columns import find_bp
 from espalier.sparsity.find_patterns import find_bppp, find_pp
-from espalier.sparsity.find_vectors import find_banked, find_hp, find_nm, plausible
+from espalier.sparsity.find_vectors import filling, find_banked, find_hp, find_nm, plausible
 from espalier.sparsity.hierarchical import HP, NM, PackedHP
 from espalier.sparsity.patterns import PP
 from espalier.sparsity.plain import Dense, Zero
@@ -92,6 +92,8 @@ def detect(matrix: np.ndarray) -> Detection:
         for structure in sorted(set(find(evidence, limit[0])), key=lambda s: order(s.bits(shape, width), s)):
             if order(least_bits(structure, evidence), structure) >= limit:
                 continue
+            if structure.kept_count(evidence.shape) < evidence.count - evidence.stray_limit:
+                continue  # it has no room for so many weights
             found = attempt(evidence, matrix, structure)
             if not believable(found.packed):
                 continue
@@ -139,7 +141,7 @@ def believable(packed: Packed) -> bool:
         return True
     structure: Any = packed.structure
     whole = packed.columns.shape[1] // structure.v
-    return plausible(np.count_nonzero(packed.values[:, :whole], axis=2), structure.n)
+    return plausible(filling(np.count_nonzero(packed.values[:, :whole], axis=2)), structure.n)
 
 
 FINDERS: tuple[Callable[[Evidence, int], Iterable[Structure]], ...] = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -35,26 +34,34 @@ def find_nm(evidence: Evidence, best: int) -> Iterator[NM]:
                 zeros = NM(n, v).kept_count(evidence.shape) + outside - evidence.count
                 free = zeros * evidence.width if 8 * zeros <= evidence.count else 0
                 found.append((bits - free, v, n))
-    believed = ((v, n) for _, v, n in sorted(found) if plausible(whole_counts(evidence, v), n))
-    for v, n in islice(believed, 2):
-        yield NM(n, v, shared_rows(evidence, v, n))
+    fillings: dict[int, np.ndarray] = {}
+    believed = 0
+    for _, v, n in sorted(found):
+        if v not in fillings:
+            fillings[v] = filling(evidence.vector_counts(v)[:, : columns // v])
+        if plausible(fillings[v], n):
+            yield NM(n, v, shared_rows(evidence, v, n))
+            believed += 1
+        if believed == 2:
+            return
 
 
-def whole_counts(evidence: Evidence, v: int) -> np.ndarray:
-    """Non-zeros of each row in each whole vector."""
-    return evidence.vector_counts(v)[:, : evidence.shape[1] // v]
+def filling(used: np.ndarray) -> np.ndarray:
+    """How many vectors hold so many non-zeros, int64 `[most + 1]`; used: non-zeros of whole vectors
+    `[rows, vectors]`, of which all-zero rows do not count."""
+    return np.bincount(used[used.any(axis=1)].reshape(-1))
 
 
-def plausible(used: np.ndarray, n: int) -> bool:
+def plausible(filling: np.ndarray, n: int) -> bool:
     """Whether about as many vectors hold n weights as when each is zero by chance, and 1 in 64.
 
-    used: non-zeros of whole vectors, `[rows, vectors]`. Otherwise n is the most that any vector happens to
-    hold, not what the pruner left in each.
+    Otherwise n is the most that any vector happens to hold, not what the pruner left in each.
     """
-    used = np.minimum(used[used.any(axis=1)], n)
-    if not used.size:
+    vectors = filling.sum()
+    if not vectors:
         return True
-    return bool((used == n).mean() >= max(0.7 * (used.mean() / n) ** n, 1 / 64))
+    mean = (np.minimum(np.arange(filling.size), n) * filling).sum() / vectors
+    return bool(filling[n:].sum() / vectors >= max(0.7 * (mean / n) ** n, 1 / 64))
 
 
 def shared_rows(evidence: Evidence, v: int, n: int) -> int:
@@ -109,7 +116,7 @@ def find_banked(evidence: Evidence, best: int) -> Iterator[HP]:
             banks = Evidence(np.arange(columns) % v == np.arange(v)[:, None], 1).words
             per_bank = max(int(np.bitwise_count(unions & bank).sum(axis=1).max()) for bank in banks)
             n = ceil_div(int(evidence.row_counts.max()), max(per_bank, 1))
-            if n < v and 0 < per_bank <= columns // v:
+            if n < v and 0 < per_bank <= columns // v and per_bank * v < columns:  # else N:M
                 g = next(g for g in evidence.periods(min(height, 64)) if height % g == 0)
                 found = HP(height, per_bank * v, v, n, g, banked=True)
                 if found.bits(evidence.shape, evidence.width) < best:

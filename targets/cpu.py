@@ -35,6 +35,21 @@ class Cpu:
     """Instructions that code for `mcpu` may use, as /proc/cpuinfo names them."""
 
     @property
+    def kind(self) -> str:
+        """As `Target`."""
+        return "llvm"
+
+    @property
+    def host(self) -> Cpu:
+        """As `Target`."""
+        return self
+
+    @property
+    def peak(self) -> str:
+        """As `Target`."""
+        return f"{self.peak_gflops:.4g} GFLOP/s f32 a core"
+
+    @property
     def peak_gflops(self) -> float:
         """f32 GFLOP/s of one core."""
         return self.clock_ghz * self.flops_per_cycle

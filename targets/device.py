@@ -1,10 +1,11 @@
-"""A device as `espalier devices` shows it: a CPU with the source of every figure."""
+"""A device as `espalier devices` shows it: a target with the source of every figure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from espalier.targets.cpu import Cpu
+from espalier.targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,14 @@ class Device:
     kind: str
     summary: str
     present: bool
-    cpu: Cpu
+    target: Target
     figures: tuple[Figure, ...]
+
+    @property
+    def cpu(self) -> Cpu:
+        """The target of a device that is a CPU."""
+        assert isinstance(self.target, Cpu), self.name
+        return self.target
 
     def to_dict(self) -> dict[str, object]:
         """The object that `devices NAME --json` prints."""

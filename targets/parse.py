@@ -1,4 +1,4 @@
-"""From what a user writes after --target to a CPU.
+"""From what a user writes after --target to a target.
 
 Accepted: a kind (`llvm`), a device name (`host`, `cascadelake`), a tag of TVM (`aws/cpu/c5.xlarge`), JSON, a
 JSON file, and the string form of older TVMs (`llvm -mcpu=cascadelake -num-cores=2`).
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from espalier.errors import UnavailableError, UsageError, unknown
 from espalier.targets import registry
-from espalier.targets.cpu import Cpu
+from espalier.targets.target import Target
 
 IGNORED = ("keys", "tag")
 """What TVM adds to the JSON of a target and says nothing more about the machine."""
@@ -21,8 +21,8 @@ MOST_BYTES = 1 << 20
 """A target file is a few lines; more is some other file."""
 
 
-def parse_target(text: str) -> Cpu:
-    """The CPU that `text` means.
+def parse_target(text: str) -> Target:
+    """The target that `text` means.
 
     Raises UsageError where the text or one of its names or values is wrong, UnavailableError for a target
     that is known and cannot be compiled for.
@@ -40,7 +40,7 @@ def parse_target(text: str) -> Cpu:
     if any(character.isspace() for character in text):
         return _resolve(_from_string(text))
     if text in registry.devices():
-        return registry.devices()[text].cpu
+        return registry.devices()[text].target
     tags = {tag: spec for family in registry.families() for tag, spec in family.tags().items()}
     if text in tags:
         return _resolve(dict(tags[text]))
@@ -105,7 +105,7 @@ def _from_string(text: str) -> dict[str, object]:
     return specification
 
 
-def _resolve(specification: dict[str, object]) -> Cpu:
+def _resolve(specification: dict[str, object]) -> Target:
     kind = str(specification["kind"])
     registry.check_kind(kind)
     mine = [family for family in registry.families() if kind == family.KIND]
@@ -125,9 +125,9 @@ def _resolve(specification: dict[str, object]) -> Cpu:
                 raise UsageError(
                     f"target option {name}: {error}", hint=f"correct the value {value!r} of {name}"
                 ) from None
-        cpu = family.resolve(checked)
-        if cpu is not None:
-            return cpu
+        target = family.resolve(checked)
+        if target is not None:
+            return target
     raise UnavailableError(
         f"no back end for {specification.get('mtriple', kind)} in this version",
         hint="compile for an x86-64 CPU; `espalier devices` lists what is known",

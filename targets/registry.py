@@ -5,7 +5,7 @@ A family is a module with
   OPTIONS    the options that a target of it may carry, each with the parser of its value;
   tags()     {tag: specification}, a specification being {"kind": .., option: value};
   devices()  the devices known by name, this machine's own first;
-  resolve(specification) -> Cpu | None, None where the specification asks for another family.
+  resolve(specification) -> Target | None, None where the specification asks for another family.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from espalier.errors import UnavailableError, UsageError, unknown
-from espalier.targets.cpu import Cpu
 from espalier.targets.device import Device
+from espalier.targets.target import Target
 
 Specification = Mapping[str, Any]
 
-FAMILIES = ("espalier.targets.x86",)
+FAMILIES = ("espalier.targets.x86", "espalier.targets.fpga.family")
 
 PLANNED = {
     "cuda": "NVIDIA GPUs",
-    "fpga": "FPGA overlays",
 }
 """Kinds that are named in the contract and have no family yet."""
 
@@ -38,7 +37,7 @@ class Family(Protocol):
 
     def tags(self) -> Mapping[str, Specification]: ...
     def devices(self) -> tuple[Device, ...]: ...
-    def resolve(self, specification: Specification) -> Cpu | None: ...
+    def resolve(self, specification: Specification) -> Target | None: ...
 
 
 @cache

@@ -134,7 +134,7 @@ def _rank(model: Path, timed: Bench) -> Ranking:
     pruned, dense = data.pruned_model().stem, data.dense_model().stem
     ours, theirs = timed.of(pruned, "espalier"), timed.of(dense, "onnxruntime")
     assert ours and ours.times and theirs and theirs.times
-    here_first = [device for device in devices().values() if isinstance(device.cpu, Cpu)]
+    here_first = [device for device in devices().values() if isinstance(device.target, Cpu)]
     layers = [
         Linear(*matrix.shape, structure=detect(matrix).structure, tokens=BATCH * data.TOKENS)
         for matrix in (weight.matrix for weight in linear_weights(read_model(model)))

@@ -28,7 +28,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a task is trained where nothing else is asked. Steps count batches; rates are peaks."""
+    """How a task is trained where nothing else is asked. Steps count batches; rates are peaks.
+
+    frozen: parameters that training leaves as they are (`*` and `?` allowed).
+    """
 
     batch: int
     dense_steps: int
@@ -36,6 +39,7 @@ class Recipe:
     steps: int
     rate: float
     weight_decay: float = 0.01
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espalier.sparsity import BP, HP, NM, Packed, PackedBP, PackedHP, Structure
+from espalier.sparsity import BP, HP, NM, Block, Packed, PackedBP, PackedHP, Structure
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,17 @@ def uniform(structure: Structure, n: int, k: int) -> Uniform | None:
         case NM():
             return uniform(structure.as_hp((n, k)), n, k)
     return None
+
+
+def kept_by_block(structure: Structure, n: int, k: int, height: int) -> float:
+    """Columns of a matrix `[n, k]` that `height` successive rows keep on the average."""
+    form = uniform(structure, n, k)
+    density = 1 - structure.sparsity((n, k))
+    if form is not None and form.block % height == 0:
+        return form.columns
+    if isinstance(structure, Block) and structure.bh >= height:
+        return k * density
+    return k * (1 - (1 - density) ** height)
 
 
 def uniform_lists(packed: Packed) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from espalier.schedules.linear import LinearKernel, LinearWork
-from espalier.schedules.x86.column_lists import Uniform, uniform
+from espalier.schedules.x86.column_lists import Uniform, kept_by_block, uniform
 from espalier.schedules.x86.tile_linear import TileLinear
 from espalier.schedules.x86.tile_shape import MAX_COLUMNS, Lists, TileShape
 from espalier.schedules.x86.token_linear import TokenLinear
@@ -76,24 +76,13 @@ def _over_tokens(work: LinearWork, cpu: Cpu) -> list[LinearKernel]:
         return found
     height = _lane_height(work.structure, lanes)
     shape = TokenShape(work.n, work.k, height, dense=False)
-    return [*found, TokenLinear(work, cpu, shape, tokens, _kept_by_block(work, height))]
+    return [*found, TokenLinear(work, cpu, shape, tokens, kept_by_block(work.structure, work.n, work.k, height))]
 
 
 def _lane_height(structure: Structure, lanes: int) -> int:
     """Rows on the lanes: blocks of the structure are not mixed where that keeps the lanes full."""
     block = structure.B if isinstance(structure, BP | HP) else lanes
     return min(block, lanes) if block % 16 == 0 or block < lanes else lanes
-
-
-def _kept_by_block(work: LinearWork, height: int) -> float:
-    """Columns that `height` rows keep on the average."""
-    form = uniform(work.structure, work.n, work.k)
-    density = 1 - work.structure.sparsity((work.n, work.k))
-    if form is not None and form.block % height == 0:
-        return form.columns
-    if isinstance(work.structure, Block) and work.structure.bh >= height:
-        return work.k * density
-    return work.k * (1 - (1 - density) ** height)
 
 
 def _chunk(cpu: Cpu, lists: Lists) -> int:

@@ -17,11 +17,12 @@ with as many more groups of rows at once, so that the registers stay full.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from espalier.schedules.linear import LinearKernel, LinearWork
 from espalier.schedules.x86 import tile_pack
+from espalier.schedules.x86.linear_space import tile_settings
 from espalier.schedules.x86.linear_time import tile_milliseconds
 from espalier.schedules.x86.tile_shape import TileShape
 from espalier.targets.cpu import Cpu
@@ -48,8 +49,10 @@ class TileLinear(LinearKernel):
 
     @property
     def name(self) -> str:
-        kind = ("ragged" if self.shape.ragged else "") + KINDS[self.shape.lists]
-        return f"f32-{kind}-r{self.shape.rows}m{self.tiles}"
+        shape = self.shape
+        kind = ("ragged" if shape.ragged else "") + KINDS[shape.lists]
+        order = "b" if self.rows_first else ""
+        return f"f32-{kind}-r{shape.rows}m{self.tiles}h{shape.height}c{shape.width or shape.count}{order}"
 
     @property
     def knobs(self) -> Mapping[str, int]:
@@ -61,6 +64,14 @@ class TileLinear(LinearKernel):
             "chunk": shape.width or shape.count,
             "rows_first": int(self.rows_first),
         }
+
+    def variants(self) -> list[TileLinear]:
+        return [
+            replace(self, shape=shape, tiles=tiles, rows_first=rows_first)
+            for shape, tiles, rows_first in tile_settings(
+                self.work, self.cpu, self.shape, self.tiles, self.rows_first
+            )
+        ]
 
     def pack(self, packed: Packed) -> tuple[np.ndarray, ...]:
         return tile_pack.pack(self.shape, packed)

@@ -14,11 +14,12 @@ block that keep less than the block does (HP) multiply zeros.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from espalier.schedules.linear import LinearKernel, LinearWork
 from espalier.schedules.x86 import token_shape
+from espalier.schedules.x86.linear_space import token_settings
 from espalier.schedules.x86.linear_time import token_milliseconds
 from espalier.schedules.x86.token_shape import TokenShape
 from espalier.targets.cpu import Cpu
@@ -46,11 +47,19 @@ class TokenLinear(LinearKernel):
     @property
     def name(self) -> str:
         kind = "dense" if self.shape.dense else "lane"
-        return f"f32-tokens-{kind}-t{self.tokens}n{self.shape.lanes}"
+        return f"f32-tokens-{kind}-t{self.tokens}h{self.shape.height}"
 
     @property
     def knobs(self) -> Mapping[str, int]:
         return {"tokens": self.tokens, "height": self.shape.height}
+
+    def variants(self) -> list[TokenLinear]:
+        return [
+            replace(self, shape=shape, tokens=tokens, entries=entries)
+            for shape, tokens, entries in token_settings(
+                self.work, self.cpu, self.shape, self.tokens, self.entries
+            )
+        ]
 
     def pack(self, packed: Packed) -> tuple[np.ndarray, ...]:
         return token_shape.pack(self.shape, packed)

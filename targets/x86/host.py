@@ -118,7 +118,7 @@ def describe(cpus: list[dict[str, str]], caches: Mapping[int, int], base_khz: in
         kind="llvm",
         summary=f"this machine: {first.get('model name', core.chip)}",
         present=True,
-        cpu=cpu,
+        target=cpu,
         figures=cpu_figures(
             cpu,
             {

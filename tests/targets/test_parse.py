@@ -72,7 +72,6 @@ REFUSED = [
     ("-mcpu=znver1", UsageError, "does not begin with a kind", "llvm -mcpu=znver1"),
     ("llvm -mtriple=aarch64-linux-gnu", UnavailableError, "no back end for aarch64-linux-gnu", "devices"),
     ("cuda", UnavailableError, "'cuda' (NVIDIA GPUs) has no back end", "llvm"),
-    ("fpga", UnavailableError, "'fpga'", "llvm"),
     ("cuda -arch=sm_90", UnavailableError, "'cuda'", "llvm"),
     ("cuta -arch=sm_90", UsageError, "unknown target kind 'cuta'", "did you mean cuda"),
     ("{", UsageError, "the target is not JSON", '"kind"'),
@@ -120,11 +119,11 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
 def test_every_device_is_a_target_and_its_figures_have_sources() -> None:
     assert next(iter(devices())) == "host"
     for name, device in devices().items():
-        assert parse_target(name) == device.cpu
-        assert device.name == device.cpu.name == name
+        assert parse_target(name) == device.target
+        assert device.name == device.target.name == name
         figures = {figure.name: figure for figure in device.figures}
         assert all(figure.source for figure in device.figures)
-        assert figures["clock_ghz"].value == device.cpu.clock_ghz
+        assert figures["clock_ghz"].value == device.target.clock_ghz
         assert json.loads(json.dumps(device.to_dict()))["name"] == name
 
 
@@ -153,7 +152,7 @@ def test_the_table_of_classes_is_sound() -> None:
         assert cpu.mcpu == name and cpu.features == core.features
         assert 8 << 10 <= cpu.l1_bytes < cpu.l2_bytes < cpu.l3_bytes, name
         assert cpu.flops_per_cycle % (2 * 4) == 0 and cpu.cores >= 1 and cpu.memory_gbps > 0, name
-    assert kinds() == ("llvm",)
+    assert kinds() == ("llvm", "fpga")
 
 
 @pytest.mark.compile
