@@ -27,14 +27,12 @@ def command(name: str | None, output: Output) -> None:
         [
             device.name,
             device.kind,
-            device.cpu.isa,
-            device.cpu.cores,
-            device.cpu.clock_ghz,
-            device.cpu.peak_gflops,
+            device.target.clock_ghz,
+            device.target.peak,
             "yes" if device.present else "no",
             device.summary,
         ]
         for device in devices
     ]
-    columns = ("name", "kind", "isa", "cores", "GHz", "f32 GFLOP/s/core", "runs here", "what")
+    columns = ("name", "kind", "GHz", "peak", "runs here", "what")
     output.show({"devices": [device.to_dict() for device in devices]}, lambda: output.table(columns, rows))

@@ -6,7 +6,7 @@ A verb is a module with a click command named `command`:
     @model_argument
     @target_option
     @common
-    def command(model: Path, target: Cpu | None, output: Output) -> None:
+    def command(model: Path, target: Target | None, output: Output) -> None:
         from espalier import api   # heavy imports wait until the verb runs
 
         inspection = api.inspect(model)
@@ -35,7 +35,7 @@ from espalier.files import check_output
 from espalier.shapes import parse_shapes
 
 if TYPE_CHECKING:
-    from espalier.targets.cpu import Cpu
+    from espalier.targets.target import Target
 
 
 LOG_LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
@@ -182,7 +182,7 @@ def _shapes(_ctx: click.Context, parameter: click.Parameter, value: str | None) 
     return None if value is None else parse_shapes(value, parameter.opts[0])
 
 
-def _target(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> Cpu | None:
+def _target(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> Target | None:
     if value is None:
         return None
     from espalier.targets.parse import parse_target

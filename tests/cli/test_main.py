@@ -152,7 +152,7 @@ def test_each_verb_is_named_after_its_module() -> None:
 def test_devices_as_a_table_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["devices"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["name", "kind", "isa"] and lines[1].startswith("host ")
+    assert lines[0].split()[:3] == ["name", "kind", "GHz"] and lines[1].startswith("host ")
     assert all(line == line.rstrip() for line in lines)
     assert run(["devices", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["devices"]

@@ -19,12 +19,12 @@ LAYERS = (Linear(128, 128, HP(32, 24, 4, 2, 4), 512), Linear(10, 128, Dense(), 5
 
 
 def device(name: str, cpu: Cpu) -> Device:
-    return Device(name, "llvm", name, present=False, cpu=cpu, figures=())
+    return Device(name, "llvm", name, present=False, target=cpu, figures=())
 
 
 @pytest.fixture
 def here() -> Cpu:
-    return next(one.cpu for one in devices().values() if isinstance(one.cpu, Cpu))
+    return next(one.cpu for one in devices().values() if isinstance(one.target, Cpu))
 
 
 def times(ms: float) -> Times:
@@ -55,7 +55,7 @@ def test_the_weakest_that_is_sure_to_meet_the_constraint_is_best(here):
 def test_pruned_layers_are_predicted_to_be_faster_on_every_device():
     dense = [replace(layer, structure=Dense()) for layer in LAYERS]
     for one in devices().values():
-        if isinstance(one.cpu, Cpu):
+        if isinstance(one.target, Cpu):
             assert linear_ms(LAYERS, one.cpu) < linear_ms(dense, one.cpu), one.name
 
 
