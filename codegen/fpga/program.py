@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from espalier.codegen.fpga.tokens import check_tokens, with_tokens
-from espalier.schedules.fpga.layout import param_words
 from espalier.schedules.fpga.windows import Words, dense_words, slots_of, sparse_words, to_bytes
 from espalier.targets.fpga import isa
 from espalier.targets.fpga.geometry import Geometry
 from espalier.targets.fpga.isa import Instruction
+from espalier.targets.fpga.layout import param_words
 from espalier.targets.fpga.semantics import Activation, NormParams, Scale
 
 CONSTANTS, INPUTS, OUTPUTS = 0, 1, 2

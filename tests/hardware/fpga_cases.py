@@ -10,11 +10,11 @@ import pytest
 
 from espalier.codegen.fpga.program import Builder, Program, Tensor
 from espalier.codegen.fpga.tokens import check_tokens, with_tokens
-from espalier.schedules.fpga.layout import from_tiles, param_words, to_tiles
 from espalier.schedules.fpga.windows import sparse_words, to_bytes
 from espalier.targets.fpga import isa, semantics
 from espalier.targets.fpga.geometry import Geometry
 from espalier.targets.fpga.isa import Instruction
+from espalier.targets.fpga.layout import from_tiles, param_words, to_tiles
 from espalier.targets.fpga.run import run_stream
 from espalier.targets.fpga.semantics import NormParams, Scale
 from espalier.targets.fpga.simulator import Result, Timing

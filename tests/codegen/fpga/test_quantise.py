@@ -7,8 +7,8 @@ import pytest
 
 from espalier.codegen.fpga.program import Builder, CapacityError
 from espalier.codegen.fpga.quantise import Layer, Linear, Norm, multiplier, quantise, to_int8
-from espalier.schedules.fpga.layout import from_tiles, to_tiles
 from espalier.targets.fpga.geometry import Geometry
+from espalier.targets.fpga.layout import from_tiles, to_tiles
 from espalier.targets.fpga.run import run_stream
 
 pytestmark = pytest.mark.unit

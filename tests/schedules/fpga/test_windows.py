@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espalier.schedules.fpga.layout import from_tiles, param_words, to_tiles
 from espalier.schedules.fpga.windows import dense_words, sparse_words, to_bytes
 from espalier.targets.fpga.geometry import Geometry
+from espalier.targets.fpga.layout import from_tiles, param_words, to_tiles
 
 pytestmark = pytest.mark.unit
 G = Geometry(16, 4, 8, 8, 4, 16, 8, 4096, 512, 256, 32)
