@@ -9,9 +9,9 @@ import pytest
 from fpga_cases import BASE, SMALL, encoder_case, needs_verilator
 
 from espalier.codegen.fpga.program import Builder
-from espalier.schedules.fpga.layout import to_tiles
 from espalier.targets.fpga import latency
 from espalier.targets.fpga.geometry import Geometry
+from espalier.targets.fpga.layout import to_tiles
 from espalier.targets.fpga.run import run_stream
 from espalier.targets.fpga.semantics import Scale
 from espalier.targets.fpga.simulator import Timing
