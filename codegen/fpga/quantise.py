@@ -147,6 +147,21 @@ def int_norm(norm: Norm, x: np.ndarray, residual: np.ndarray, out: np.ndarray, m
     )
 
 
+def int_add(x: np.ndarray, residual: np.ndarray, out: np.ndarray, most: float) -> NormParams:
+    """Parameters of NORM that only adds: scales of `x`, `residual` and `out`; `most` bounds the sum."""
+    unit = max(most / 30_000, 256 * float(max(x.max(), residual.max())) / 32_000)
+    ratio = unit / out
+    shift = int(np.clip(np.floor(np.log2(32_767 / max(float(ratio.max()), _TINY))), 7, 31))
+    return NormParams(
+        a=np.round(x / unit * 256).astype(np.int64),
+        b=np.round(residual / unit * 256).astype(np.int64),
+        gamma=np.clip(np.round(ratio * 2.0**shift), -32_768, 32_767).astype(np.int64),
+        beta=np.zeros(len(x), np.int64),
+        eps=0,
+        shift=shift,
+    )
+
+
 @dataclass(frozen=True)
 class IntLayer:
     """An int8 encoder layer. Calling it is the integer reference; `emit` is the same on the accelerator."""
@@ -205,11 +220,8 @@ def _most(traces: Sequence[dict[str, np.ndarray]], name: str) -> np.ndarray:
     return np.maximum(np.max([np.abs(t[name]).max(0) for t in traces], 0), _TINY)
 
 
-def _table_scale(
-    traces: Sequence[dict[str, np.ndarray]], activation: Callable[[np.ndarray], np.ndarray]
-) -> float:
-    """Scale before an activation table: least squared error of what comes out."""
-    pre = np.concatenate([t["pre"].reshape(-1) for t in traces])
+def table_scale(pre: np.ndarray, activation: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Scale before an activation table: least squared error of what comes out of samples `pre [n]`."""
     pre = pre[:: max(1, len(pre) // 200_000)]
     expected = activation(pre)
     scales = max(float(np.abs(pre).max()), _TINY) / 127 * np.array([1, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12])
@@ -251,7 +263,7 @@ def _quantise(
     exponential = np.round(127 * np.exp(-np.arange(256) * score)).astype(np.int8)
     o, y = _most(traces, "o") / 127, _most(traces, "y") / 127
     n1 = _most(traces, "n1") / 127
-    pre = _table_scale(traces, layer.activation)
+    pre = table_scale(np.concatenate([t["pre"].reshape(-1) for t in traces]), layer.activation)
     table = layer.activation(np.arange(256).astype(np.uint8).view(np.int8) * pre)
     hidden = max(float(np.abs(table).max()), _TINY) / 127
     rows = len(layer.hidden.weight)
