@@ -209,7 +209,9 @@ module array #(
       if (b / WIDTH == 32'(row % BANKS) / WIDTH)
         we[b] = row + 16'(b % WIDTH) >= {9'b0, d.row_first} && row + 16'(b % WIDTH) < {8'b0, d.row_end};
   end
-  logic [$clog2(ENTRIES+1):0] entry;
+  localparam int PARTS = ENTRIES / WIDTH;
+  localparam int EB = PARTS > 1 ? $clog2(PARTS) : 1;
+  logic [EB-1:0] entry;
   always_ff @(posedge clk) begin
     if (rst) draining <= 1'b0;
     else if (tile_done) begin
@@ -229,9 +231,9 @@ module array #(
     post_table <= d.table_;
     post_addr <= out_addr[15:0];
     post_we <= we;
-    entry <= ($clog2(ENTRIES + 1) + 1)'(row % ENTRIES);
+    entry <= EB'(row % ENTRIES / WIDTH);
   end
-  assign post_params = par_rd[entry*64+:WIDTH*64];
+  choose #(.N(PARTS), .WIDTH(WIDTH * 64)) u_params (.words(par_rd), .index(entry), .word(post_params));
 
   // the last rows are written 5 cycles after they entered `post`
   logic [5:0] tail;

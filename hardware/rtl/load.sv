@@ -84,7 +84,7 @@ module load #(
   logic job_full, job_empty, job_pop;
   logic last_word;
   logic [32:0] limit;
-  assign limit = limits[r_region*33+:33];
+  choose #(.N(4), .WIDTH(33)) u_limit (.words(limits), .index(r_region), .word(limit));
   assign in_pop = in_valid && !asking && !job_full;
   assign last_word = r_word == r_count;
   assign fault = asking && (r_sram >= {12'b0, depth_of(r_mem)} || r_addr + {29'b0, beats_of(r_mem)} > {4'b0, limit});

@@ -45,10 +45,11 @@ module pe #(
     for (int l = 0; l < LANES; l++) w3[l*8+:8] <= used[l] ? weights[l*8+:8] : 8'd0;
 
   for (genvar l = 0; l < LANES; l++) begin : g_lane
-    logic [TOKENS*8-1:0] x3;
+    logic [TOKENS*8-1:0] x, x3;
     logic signed [7:0] w;
     assign w = w3[l*8+:8];
-    always_ff @(posedge clk) x3 <= window[bank[l*IB+:IB]*TOKENS*8+:TOKENS*8];
+    choose #(.N(BANKS), .WIDTH(TOKENS * 8)) u_x (.words(window), .index(bank[l*IB+:IB]), .word(x));
+    always_ff @(posedge clk) x3 <= x;
     for (genvar t = 0; t < TOKENS; t += 2) begin : g_pair
       logic signed [24:0] both;
       logic signed [32:0] p;

@@ -70,10 +70,10 @@ module post #(
       logic signed [31:0] b1;
       logic [15:0] mul1;
       logic [5:0] shift1, shift2;
-      logic signed [48:0] p2, half, q;
+      logic signed [48:0] p2;
+      logic signed [49:0] q;
       logic signed [7:0] y3, value;
-      assign half = (49'sd1 <<< shift2) >>> 1;
-      assign q = (p2 + half) >>> shift2;
+      assign q = (($signed({p2, 1'b0}) >>> shift2) + 50'sd1) >>> 1;  // halves up
       always_ff @(posedge clk) begin
         b1 <= $signed(in_acc[I*32+:32]) + bias;
         mul1 <= in_token_scale ? in_scales[t*22+:16] : in_params[r*64+32+:16];
@@ -85,12 +85,14 @@ module post #(
 
       (* ram_style = "distributed" *)logic [BUS*8-1:0] table_mem[0:(1<<TAB_AW)-1];
       logic [BUS*8-1:0] line;
+      logic [7:0] found;
       always_ff @(posedge clk) if (tab_we) table_mem[tab_wa] <= tab_wd;
       assign value = vec_valid ? vec_data[I*8+:8] : y3;
       assign line  = table_mem[{vec_valid ? vec_table : tab3, value[7:BB]}];
+      choose #(.N(BUS), .WIDTH(8)) u_byte (.words(line), .index(value[BB-1:0]), .word(found));
       always_ff @(posedge clk)
         if (vec_valid ? vec_use_table : act3 == isa_pkg::ACTIVATION_TABLE)
-          out_data[I*8+:8] <= vec_valid & vec_absent[I] ? 8'd0 : line[value[BB-1:0]*8+:8];
+          out_data[I*8+:8] <= vec_valid & vec_absent[I] ? 8'd0 : found;
         else if (vec_valid) out_data[I*8+:8] <= vec_absent[I] ? 8'd0 : value;
         else out_data[I*8+:8] <= act3 == isa_pkg::ACTIVATION_RELU && value[7] ? 8'd0 : value;
     end

@@ -57,7 +57,7 @@ module store #(
   logic [32:0] limit;
   logic last_word, take, beat_out, word_out;
 
-  assign limit = limits[region*33+:33];
+  choose #(.N(4), .WIDTH(33)) u_limit (.words(limits), .index(region), .word(limit));
   assign in_pop = in_valid && !running;
   assign bad_word = sram >= 29'(ACT_DEPTH);
   assign fault = running && reading && (bad_word || addr + 37'(ACT_BEATS) > {4'b0, limit});
@@ -71,7 +71,8 @@ module store #(
   assign out_valid = !none;
   assign out_region = region;
   assign out_addr = this_addr + {24'b0, beat};
-  assign out_data = this_data[beat*BUS*8+:BUS*8];
+  choose #(.N(ACT_BEATS), .WIDTH(BUS * 8)) u_beat (
+      .words(this_data), .index(beat[(ACT_BEATS > 1 ? $clog2(ACT_BEATS) : 1)-1:0]), .word(out_data));
   assign beat_out = out_valid && out_ready;
   assign word_out = beat_out && beat + 1'b1 == 8'(ACT_BEATS);
   assign done_valid = running && !reading && ahead == 1 && word_out;

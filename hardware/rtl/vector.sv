@@ -137,22 +137,23 @@ module vector #(
   logic [STAGES:1] sv;
   logic second1;
   logic [PB:0] phase1;
-  logic [$clog2(ENTRIES+1):0] entry1;
+  localparam int PARTS = ENTRIES / WIDTH;
+  localparam int EB = PARTS > 1 ? $clog2(PARTS) : 1;
+  logic [EB-1:0] entry1;
+  logic [WIDTH*64-1:0] entries;
+  choose #(.N(PARTS), .WIDTH(WIDTH * 64)) u_entries (.words(par_rd), .index(entry1), .word(entries));
   logic [22:0] out1;
   logic [WIDTH-1:0] valid1;
   logic [WIDTH*TOKENS*8-1:0] pick, x1;
-  always_comb
-    for (int w = 0; w < WIDTH; w++) begin
-      // which group: x is read a cycle before the residual, the phase is the same
-      pick[w*TOKENS*8+:TOKENS*8] = act_rd[(32'(phase1)*WIDTH+w)*TOKENS*8+:TOKENS*8];
-    end
+  // x is read a cycle before the residual, the phase is the same
+  choose #(.N(PHASES), .WIDTH(WIDTH * TOKENS * 8)) u_pick (.words(act_rd), .index(phase1[PB-1:0]), .word(pick));
   logic read_x1;
   always_ff @(posedge clk) begin
     sv <= rst ? '0 : {sv[STAGES-1:1], step};
     second1 <= state == SECOND;
     phase1 <= phase;
     read_x1 <= sweeping && !hold && is_norm && !odd;
-    entry1 <= ($clog2(ENTRIES + 1) + 1)'(feature % ENTRIES);
+    entry1 <= EB'(feature % ENTRIES / WIDTH);
     out1 <= out_base + {9'b0, slot};
     for (int w = 0; w < WIDTH; w++) valid1[w] <= feature + 16'(w) < {2'b0, count};
     if (read_x1) x1 <= pick;
@@ -172,7 +173,7 @@ module vector #(
   always_ff @(posedge clk) begin
     x2 <= is_norm ? x1 : pick;
     r2 <= pick;
-    par2 <= par_rd[entry1*64+:WIDTH*64];
+    par2 <= entries;
     out_addr[2] <= out1[15:0];
     phases[2] <= phase1;
     valids[2] <= valid1;
@@ -236,19 +237,20 @@ module vector #(
       logic signed [24:0] s3;
       logic signed [15:0] z, z5, z6, z7, gamma7, beta8;
       logic signed [31:0] d5, g8;
-      logic signed [47:0] dr6, half6, n6;
-      logic signed [41:0] y8;
+      logic signed [47:0] dr6;
+      logic signed [48:0] n6;
+      logic signed [32:0] y8;
       logic [5:0] down;
       assign x = x2[I*8+:8];
       assign r = r2[I*8+:8];
       assign s3 = pa3 + pb3 + 25'sd128;
       assign z = z4[I*16+:16];
       assign down = recip_shift[t] - 6'd10;
-      assign half6 = (48'sd1 <<< down) >>> 1;
-      assign n6 = (dr6 + half6) >>> down;
+      assign n6 = (($signed({dr6, 1'b0}) >>> down) + 49'sd1) >>> 1;  // halves up
       assign gamma7 = gb[7][w*32+:16];
       assign beta8 = gb[8][w*32+16+:16];
-      assign y8 = (42'(g8) + (42'(beta8) <<< (norm.shift - 5'd7)) + (42'sd1 <<< (norm.shift - 5'd1))) >>> norm.shift;
+      // (g + beta * 2^(shift-7) + 2^(shift-1)) >> shift, with less to shift
+      assign y8 = (33'(g8 >>> (norm.shift - 5'd7)) + 33'(beta8) + 33'sd64) >>> 7;
       always_ff @(posedge clk) begin
         pa3 <= x * a;
         pb3 <= r * b;
@@ -258,9 +260,9 @@ module vector #(
         z6 <= z5;
         d5 <= z * $signed({1'b0, count}) - 32'(sum[t]);
         dr6 <= d5 * $signed({1'b0, recip[t]});
-        z7 <= !norm.stats ? z6 : recip[t] == 0 ? 16'sd0 : sat16(n6);
+        z7 <= !norm.stats ? z6 : recip[t] == 0 ? 16'sd0 : sat16(48'(n6));
         g8 <= z7 * gamma7;
-        out9[I*8+:8] <= y8 > 42'sd127 ? 8'd127 : y8 < -42'sd128 ? 8'h80 : y8[7:0];
+        out9[I*8+:8] <= y8 > 33'sd127 ? 8'd127 : y8 < -33'sd128 ? 8'h80 : y8[7:0];
       end
     end
   end
@@ -384,14 +386,32 @@ module vector #(
   assign wgt_we = state == TURN_WRITE;
   assign wgt_wa = turn_word;
   assign element0 = (turn.kind ? 16'(tile) * 16'(TOKENS) : 16'(slot) * 16'(BANKS)) + 16'(pass) * 16'(LANES);
+  localparam int KB = KEY_PASSES > 1 ? $clog2(KEY_PASSES) : 1;
+  localparam int VPB = VALUE_PASSES > 1 ? $clog2(VALUE_PASSES) : 1;
+  // of this pass: the features of every token, the tokens of every feature
+  logic [TOKENS*LANES*8-1:0] keys;
+  logic [BANKS*LANES*8-1:0] values;
+  for (genvar l = 0; l < LANES; l++) begin : g_element
+    for (genvar t = 0; t < TOKENS; t++) begin : g_key
+      logic [KEY_PASSES*8-1:0] all;
+      for (genvar q = 0; q < KEY_PASSES; q++) assign all[q*8+:8] = act_rd[((q*LANES+l)*TOKENS+t)*8+:8];
+      choose #(.N(KEY_PASSES), .WIDTH(8)) u_key (.words(all), .index(pass[KB-1:0]), .word(keys[(t*LANES+l)*8+:8]));
+    end
+    for (genvar b = 0; b < BANKS; b++) begin : g_value
+      logic [VALUE_PASSES*8-1:0] all;
+      for (genvar q = 0; q < VALUE_PASSES; q++) assign all[q*8+:8] = act_rd[(b*TOKENS+q*LANES+l)*8+:8];
+      choose #(.N(VALUE_PASSES), .WIDTH(8)) u_value (
+          .words(all), .index(pass[VPB-1:0]), .word(values[(b*LANES+l)*8+:8]));
+    end
+  end
   for (genvar p = 0; p < PES; p++) begin : g_turn
     assign wgt_rows[p] = turn.kind ? 16'(p / BANKS) == 16'(slot) : 16'(p / TOKENS) == 16'(tile);
     for (genvar l = 0; l < LANES; l++) begin : g_lane
       logic [7:0] key, value;
       logic counts;
       // row p takes token p % TOKENS, feature pass * LANES + l; or the other way round
-      assign key = act_rd[((32'(pass)%KEY_PASSES*LANES+l)*TOKENS+p%TOKENS)*8+:8];
-      assign value = act_rd[(p%BANKS*TOKENS+32'(pass)%VALUE_PASSES*LANES+l)*8+:8];
+      assign key = keys[(p%TOKENS*LANES+l)*8+:8];
+      assign value = values[(p%BANKS*LANES+l)*8+:8];
       assign counts = element0 + 16'(l) >= {2'b0, turn.first} && element0 + 16'(l) < {2'b0, turn.end_};
       assign wgt_wd[(p*LANES+l)*8+:8] = !counts ? 8'd0 : turn.kind ? value : key;
     end
