@@ -46,6 +46,15 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class KeyParams:
+    """Row parameters of the keys of an attention, which the host hands over: a mask is part of the bias."""
+
+    beat: int
+    """Where they begin in region 1."""
+    words: int
+
+
+@dataclass(frozen=True)
 class Program:
     """A finished program and what it needs around it."""
 
@@ -175,6 +184,14 @@ class Builder:
         self._section(name, first)
         return out
 
+    def key_params(self, tokens: int) -> KeyParams:
+        """Room in region 1, after what is there, for an entry a key, padded to whole blocks of rows."""
+        g = self.geometry
+        words = -(-tokens // g.pes) * (g.pes // g.params_per_word)
+        found = KeyParams(self._inputs // g.bus, words)
+        self._inputs += 8 * g.params_per_word * words
+        return found
+
     def output(self, x: Tensor, name: str = "output") -> None:
         """Write a tensor to region 2, after the outputs before it."""
         first = len(self._program)
@@ -238,11 +255,13 @@ class Builder:
         scale: Scale,
         table: np.ndarray,
         name: str = "attention",
+        keys: KeyParams | None = None,
     ) -> Tensor:
         """Softmax of scaled products of queries and keys, times the values, a head after the other.
 
         `scale` (one number) brings a product to int8 scores, `table` is the exponential of SOFTMAX. A
-        feature of the result has the scale of its value feature.
+        feature of the result has the scale of its value feature. With `keys` the host gives scale and bias
+        of every key.
         """
         g = self.geometry
         size = query.features // heads
@@ -250,10 +269,14 @@ class Builder:
         out = self.tensor(tokens, query.features)
         scores = self.tensor(tokens, tokens)
         first = len(self._program)
-        ones = np.ones(g.pes, np.int64)
-        params = self._load_params(
-            isa.pack_params("linear", bias=0 * ones, mul=scale.mul * ones, shift=scale.shift * ones)
-        )
+        if keys is None:
+            ones = np.ones(g.pes, np.int64)
+            params = self._load_params(
+                isa.pack_params("linear", bias=0 * ones, mul=scale.mul * ones, shift=scale.shift * ones)
+            )
+        else:
+            params = self._params.take(keys.words)
+            self._load("PAR", params, keys.beat, keys.words, INPUTS)
         zero = self._load_params(np.zeros(g.pes, np.uint64))
         which = self._load_table(table)
         self._section(f"{name}.params", first)
@@ -285,7 +308,7 @@ class Builder:
                     input_stride=query.stride,
                     output=scores.base + row // g.banks,
                     output_stride=scores.stride,
-                    params=params,
+                    params=params if keys is None else params + row // g.params_per_word,
                     row_end=min(g.pes, tokens - row),
                 )
             self._section(f"{name}.scores", first)

@@ -78,6 +78,15 @@ def linear(
     return activate(clamp8(round_shift(acc * scale.mul, scale.shift)), activation, table)
 
 
+def key_bias(mask: np.ndarray, unit: float) -> np.ndarray:
+    """The bias of LINEAR that adds `mask [keys]` to scores of which an accumulator's 1 is `unit`, int64.
+
+    A key masked by minus infinity, or any large number, gets a score of -128, which SOFTMAX takes as absent.
+    """
+    most = float(1 << 30)
+    return np.clip(np.round(np.asarray(mask, np.float64) / unit), -most, most).astype(np.int64)
+
+
 def softmax(scores: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, Scale]:
     """int8 `[M, K]` to int8 exponentials `[M, K]` and the scale `[M, 1]` that divides by their sum."""
     wide = scores.astype(np.int64)
