@@ -23,11 +23,11 @@ def distillation(student: torch.Tensor, teacher: torch.Tensor, *, temperature: f
 
 
 class Lessons:
-    """A teacher's outputs by step. Where `path` is given they are kept there, for every run on the same batches.
+    """A teacher's outputs by step. Where `path` is given they are kept there, for runs on the same batches.
 
-    path: a file of f32 `[steps, *output]`, NaN where nothing is known yet; several processes may share it, for
-    all would write the same. It must belong to one teacher, one seed and `steps`. Outputs that would take more
-    than `most` bytes in all are asked anew each time.
+    path: a file of f32 `[steps, *output]`, NaN where nothing is known yet; several processes may share it,
+    for all would write the same. It must belong to one teacher, one seed and `steps`. Outputs that would take
+    more than `most` bytes in all are asked anew each time.
     """
 
     def __init__(self, path: Path | None = None, steps: int = 0, *, most: int = 1 << 26) -> None:

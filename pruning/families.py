@@ -26,13 +26,34 @@ class Family(Protocol):
 
 @dataclass(frozen=True)
 class HPFamily:
-    """HP. Below the sparsity of level 2 alone more than n of each v are kept: every sparsity can be had."""
+    """HP. Below the sparsity of level 2 alone more than n of each v are kept: every sparsity can be had.
+
+    The groups of a block must be able to use every column it keeps: B / g · n >= v.
+    """
 
     B: int = 32
     v: int = 4
     n: int = 2
     g: int = 1
     banked: bool = False
+
+    def __post_init__(self) -> None:
+        if self.B % self.g:
+            raise UsageError(
+                f"structure hp: B is {self.B}, expected a multiple of g={self.g}",
+                hint=f"give B={-(-self.B // self.g) * self.g}, or another g",
+            )
+        if self.n > self.v:
+            raise UsageError(
+                f"structure hp: n is {self.n}, expected at most v={self.v}",
+                hint=f"give an n from 1 to {self.v}",
+            )
+        if self.B // self.g * self.n < self.v:
+            raise UsageError(
+                f"structure hp: the {self.B // self.g} groups of {self.g} rows in a block of {self.B} "
+                f"use at most {self.B // self.g * self.n} of the {self.v} columns of a vector",
+                hint="give a smaller g or a larger B, or bp for whole columns",
+            )
 
     def at(self, shape: tuple[int, int], sparsity: float) -> Structure:
         n = max(self.n, math.ceil((1.0 - sparsity) * self.v - 1e-9))
@@ -52,10 +73,11 @@ class BPFamily:
 
 @dataclass(frozen=True)
 class PPFamily:
-    """Patterns alone."""
+    """Patterns alone. shared: all layers take their patterns from one set."""
 
     p: int = 100
     m: int = 4
+    shared: bool = True
 
     def at(self, shape: tuple[int, int], sparsity: float) -> Structure:
         return PP.for_sparsity(shape, sparsity, p=self.p, m=self.m)
@@ -63,15 +85,24 @@ class PPFamily:
 
 @dataclass(frozen=True)
 class BPPPFamily:
-    """Patterns over a BP backbone; both levels keep the same share."""
+    """Patterns over a BP backbone; both levels keep the same share.
+
+    shared: all layers take their patterns from one set, as in RT3; the backbone then makes up for rounding.
+    """
 
     B: int = 32
     p: int = 100
     m: int = 4
     axis: Literal["columns", "rows"] = "columns"
+    shared: bool = True
 
     def at(self, shape: tuple[int, int], sparsity: float) -> Structure:
-        return BPPP.for_sparsity(shape, sparsity, B=self.B, p=self.p, m=self.m, axis=self.axis)
+        if not self.shared:
+            return BPPP.for_sparsity(shape, sparsity, B=self.B, p=self.p, m=self.m, axis=self.axis)
+        kept = max(round((1.0 - sparsity) ** 0.5 * self.p**2), 1)
+        share = min((1.0 - sparsity) * self.p**2 / kept, 1.0)
+        kc = BP.for_sparsity(shape, 1.0 - share, B=self.B, axis=self.axis).kc
+        return BPPP(self.B, kc, self.p, self.m, kept, self.axis)
 
 
 @dataclass(frozen=True)

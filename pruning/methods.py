@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from espalier.pruning.criteria import Criterion
 from espalier.pruning.layers import Layer
 from espalier.pruning.schedules import Cubic
 from espalier.sparsity import BP, BPPP, HP, Structure
@@ -26,9 +27,12 @@ class Pruner(Protocol):
     @property
     def steps(self) -> int: ...
 
+    @property
+    def criterion(self) -> Criterion: ...
+
     def structure(self, layer: Layer, fraction: float = 1.0) -> Structure: ...
 
-    def prune(self, fraction: float = 1.0) -> None: ...
+    def prune(self, fraction: float = 1.0, *, layers: Sequence[Layer] | None = None) -> None: ...
 
 
 class Method(ABC):

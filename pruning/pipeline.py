@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,19 +25,26 @@ from espalier.pruning.distil import Lessons
 from espalier.pruning.export import export_onnx
 from espalier.pruning.families import parse_family
 from espalier.pruning.layers import prunable_layers
+from espalier.pruning.layerwise import Layerwise
 from espalier.pruning.methods import Admm, Gradual, GroupLasso, Method, lasso_groups, one_shot
 from espalier.pruning.pruner import LayerReport, Pruner
 from espalier.pruning.schedules import Cubic
 from espalier.pruning.tasks.task import Task
 from espalier.pruning.train import Checkpoint, Settings, Silent, Watch, train
 
-METHODS: dict[str, Callable[[int], Method]] = {
-    "one-shot": lambda steps: one_shot(min(steps, 20)),
-    "gradual": lambda steps: Gradual(Cubic(0, steps, every=max(steps // 25, 1))),
-    "lasso": lambda steps: GroupLasso(steps, every=max(steps // 10, 1)),
-    "admm": lambda steps: Admm(steps, every=max(steps // 10, 1)),
+Samples = Callable[[], Sequence[tuple[torch.Tensor, ...]]]
+
+METHODS: dict[str, Callable[[int, nn.Module, Samples], Method]] = {
+    "one-shot": lambda steps, *_: one_shot(min(steps, 20)),
+    "layerwise": lambda _, model, samples: Layerwise(model, samples()),
+    "gradual": lambda steps, *_: Gradual(Cubic(0, steps, every=max(steps // 25, 1))),
+    "lasso": lambda steps, *_: GroupLasso(steps, every=max(steps // 10, 1)),
+    "admm": lambda steps, *_: Admm(steps, every=max(steps // 10, 1)),
 }
-"""Each method for a number of steps until the masks stand."""
+"""Each method for a number of steps until the masks stand, a model, and inputs of training data for it."""
+
+CALIBRATION = 8
+"""Training batches that `layerwise` looks at."""
 
 ALLOCATIONS = ("uniform", "sensitivity")
 
@@ -135,12 +142,14 @@ def prune_task(
     *,
     dense: Path | None = None,
     share: bool = False,
+    evaluations: int = 5,
     watch: Watch | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> PruneResult:
     """Train or load the dense model, prune and retrain a copy, write `output` (ONNX) and its JSON beside it.
 
     dense: file of the dense weights, read where it exists and written otherwise (default: beside the output).
+    evaluations: how many times `watch` is told the figures during training.
     share: keep what the dense model said to each batch beside its file, for more runs from the same one.
     A run that was stopped goes on from the checkpoints beside the output; they are removed at the end.
     """
@@ -171,7 +180,8 @@ def prune_task(
     )
     lessons = Lessons(lessons_file(dense_file, teacher, settings), settings.steps) if share else None
     model = copy.deepcopy(teacher)
-    method = METHODS[options.method](max(round(settings.steps * options.pruned_by), 1))
+    standing = max(round(settings.steps * options.pruned_by), 1)
+    method = METHODS[options.method](standing, model, lambda: samples(task, options.seed, device))
     pruner = make_pruner(model, task, options, budgets, method, CRITERIA[options.criterion]())
     checkpoint = Checkpoint(
         output.with_suffix(".checkpoint.pt"), {"task": task.name, **_plain(asdict(options)), "stage": "prune"}
@@ -179,7 +189,8 @@ def prune_task(
     train(
         model, task, settings,
         pruner=pruner, teacher=teacher, lessons=lessons, checkpoint=checkpoint,
-        watch=watch, stage="prune", evaluate_every=max(settings.steps // 5, 1), stop=stop,
+        watch=watch, stage="prune", stop=stop,
+        evaluate_every=max(settings.steps // evaluations, 1) if evaluations else 0,
     )  # fmt: skip
     reports = tuple(replace(report, name=report.name.removeprefix(task.prefix)) for report in pruner.finish())
     figures["retrained"] = task.evaluate(model)
@@ -228,9 +239,7 @@ def dense_model(
     saved = kept.read()
     if saved is None:
         recipe = task.recipe
-        settings = Settings(
-            steps, recipe.dense_rate, recipe.weight_decay, seed=seed, frozen=recipe.frozen
-        )
+        settings = Settings(steps, recipe.dense_rate, recipe.weight_decay, seed=seed, frozen=recipe.frozen)
         part = Checkpoint(path.with_suffix(".checkpoint.pt"), identity)
         train(
             model, task, settings,
@@ -244,7 +253,7 @@ def dense_model(
 
 
 def lessons_file(dense: Path, teacher: nn.Module, settings: Settings) -> Path:
-    """The file of a teacher's outputs; its name tells weights, seed and steps, of which any would change it."""
+    """The file of a teacher's outputs; its name tells weights, seed and steps, for any would change it."""
     digest = hashlib.sha256()
     for tensor in teacher.state_dict().values():
         digest.update(tensor.detach().cpu().numpy().tobytes())
@@ -291,6 +300,11 @@ def make_pruner(
         raise UsageError(
             str(error), hint="choose another --structure, --method, --criterion, --sparsity or --leave"
         ) from None
+
+
+def samples(task: Task, seed: int, device: torch.device) -> list[tuple[torch.Tensor, ...]]:
+    """Inputs of some training batches."""
+    return [task.batch(step, seed).to(device).inputs for step in range(CALIBRATION)]
 
 
 @torch.no_grad()

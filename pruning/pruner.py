@@ -18,10 +18,11 @@ import torch
 from torch import nn
 
 from espalier.pruning.criteria import Criterion, Magnitude
-from espalier.pruning.families import Family, structure_at
+from espalier.pruning.families import BPPPFamily, Family, PPFamily, structure_at
 from espalier.pruning.layers import Layer, prunable_layers
 from espalier.pruning.masks import attach, bake, set_mask
 from espalier.pruning.methods import Gradual, Method
+from espalier.pruning.patterns import common_patterns
 from espalier.pruning.schedules import Cubic
 from espalier.sparsity import Structure, sizes
 
@@ -74,8 +75,10 @@ class Pruner:
         if not self.layers:
             raise ValueError("the model has no layer to prune: all are left alone or at sparsity 0")
         self.family, self.budgets = family, budgets
+        if self._shares and len({budgets[layer.name] for layer in self.layers}) > 1:
+            raise ValueError("a shared pattern set needs one sparsity for all layers; give shared=false")
         self.method = method or Gradual(Cubic(0, 0))
-        self.criterion = criterion or Magnitude()
+        self.criterion: Criterion = criterion or Magnitude()
         self.steps = 0
         for layer in self.layers:
             attach(layer, dense_gradient=self.criterion.dense_gradient)
@@ -86,14 +89,25 @@ class Pruner:
         """The structure of a layer when `fraction` of its final sparsity is reached."""
         return structure_at(self.family, layer.shape, self.budgets[layer.name] * fraction)
 
-    def prune(self, fraction: float = 1.0) -> None:
-        """Make every mask anew, at `fraction` of the final sparsity."""
-        for layer in self.layers:
-            score = self.criterion.score(layer)
-            keep = torch.from_numpy(self.structure(layer, fraction).mask(score.float().cpu().numpy()))
-            keep = keep.to(layer.parameter.device)
+    def prune(self, fraction: float = 1.0, *, layers: Sequence[Layer] | None = None) -> None:
+        """Make every mask (or those of some layers) anew, at `fraction` of the final sparsity."""
+        chosen = self.layers if layers is None else layers
+        scores = [self.criterion.score(layer).float().cpu().numpy() for layer in chosen]
+        structures = [self.structure(layer, fraction) for layer in chosen]
+        extra = {"patterns": self._patterns(fraction)} if self._shares else {}
+        for layer, structure, score in zip(chosen, structures, scores, strict=True):
+            keep = torch.from_numpy(structure.mask(score, **extra)).to(layer.parameter.device)
             set_mask(layer, keep)
             self.criterion.adjust(layer, keep)
+
+    @property
+    def _shares(self) -> bool:
+        return isinstance(self.family, PPFamily | BPPPFamily) and self.family.shared
+
+    def _patterns(self, fraction: float) -> np.ndarray:
+        """The one pattern set of all layers."""
+        structures = [self.structure(layer, fraction) for layer in self.layers]
+        return common_patterns(structures, [layer.matrix().float().cpu().numpy() for layer in self.layers])
 
     def penalty(self) -> torch.Tensor:
         """What the method adds to the loss, a scalar (0 for most)."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--method",
-    type=Choice("gradual", "one-shot", "lasso", "admm"),
+    type=Choice("gradual", "layerwise", "one-shot", "lasso", "admm"),
     default="gradual",
     help="How the zeros come about. Default: gradual.",
 )

@@ -27,10 +27,11 @@ pytestmark = pytest.mark.unit
     ("text", "family"),
     [
         ("hp", HPFamily()),
-        ("HP(B=16,v=8,n=1,g=4)", HPFamily(16, 8, 1, 4)),
+        ("HP(B=16,v=4,n=1,g=4)", HPFamily(16, 4, 1, 4)),
         ("hp( banked=true )", HPFamily(banked=True)),
         ("bp(axis=rows)", BPFamily(axis="rows")),
         ("pp(p=4,m=6)", PPFamily(4, 6)),
+        ("bp+pp(shared=false)", BPPPFamily(shared=False)),
         ("bp+pp(B=8,p=10)", BPPPFamily(8, 10)),
         ("nm(v=8)", NMFamily(8)),
         ("block(bh=32,bw=32)", BlockFamily(32, 32)),
@@ -50,6 +51,9 @@ def test_parses(text: str, family: Family) -> None:
         ("hp(v=0)", "v is '0', expected a whole number from 1", "v=4"),
         ("hp(v=x)", "v is 'x', expected a whole number from 1", "v=4"),
         ("bp(axis=diagonal)", "axis is 'diagonal', expected columns or rows", "axis is one of"),
+        ("hp(B=16,v=8,n=1,g=4)", "4 groups of 4 rows in a block of 16 use at most 4 of the 8", "smaller g"),
+        ("hp(B=30,g=4)", "B is 30, expected a multiple of g=4", "B=32"),
+        ("hp(n=5)", "n is 5, expected at most v=4", "from 1 to 4"),
         ("hp(banked=yes)", "banked is 'yes', expected true or false", "banked is one of"),
     ],
 )

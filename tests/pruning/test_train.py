@@ -10,6 +10,7 @@ from torch import nn
 
 from espalier.errors import DataError, StoppedError
 from espalier.pruning.criteria import CRITERIA
+from espalier.pruning.distil import Lessons
 from espalier.pruning.families import HPFamily
 from espalier.pruning.pipeline import METHODS
 from espalier.pruning.pruner import Pruner
@@ -34,7 +35,7 @@ def run(
         model,
         HPFamily(B=8),
         0.75,
-        method=METHODS[method](20),
+        method=METHODS[method](20, model, lambda: [task.batch(i, 0).inputs for i in range(4)]),
         criterion=CRITERIA[criterion](),
         leave=task.leave,
     )
@@ -58,7 +59,7 @@ def dense_of(task: Task) -> nn.Module:
 @pytest.mark.parametrize(
     ("method", "criterion"),
     [("gradual", "magnitude"), ("lasso", "magnitude"), ("admm", "magnitude"), ("gradual", "movement"),
-     ("one-shot", "wanda"), ("gradual", "reconstruction")],
+     ("one-shot", "wanda"), ("gradual", "reconstruction"), ("layerwise", "reconstruction")],
 )  # fmt: skip
 @pytest.mark.parametrize("stop_at", [1, 13, 20, 24])
 def test_a_stopped_run_goes_on_to_the_same_weights(
@@ -113,3 +114,54 @@ def test_an_epoch_shows_every_example_once_and_each_in_another_order() -> None:
     assert sorted(first) == sorted(second) == list(range(12))
     assert not np.array_equal(first, second)
     assert len(batch_rows(3, 8, 17, seed=0)) == 3
+
+
+class Counted(nn.Module):
+    """A teacher that counts how often it is asked."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.calls = inner, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.inner(x)
+
+
+def taught(task: Task, teacher: nn.Module, lessons: Lessons | None) -> torch.Tensor:
+    model = dense_of(task)
+    train(model, task, Settings(steps=6, rate=1e-2, distil=0.9), teacher=teacher, lessons=lessons)
+    return next(model.parameters()).detach()
+
+
+def test_kept_lessons_change_nothing_and_are_asked_once(blobs: Task, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    teacher = Counted(blobs.model())
+    without = taught(blobs, teacher, None)
+    assert teacher.calls == 6
+    path = tmp_path / "lessons.npy"
+    assert torch.equal(taught(blobs, teacher, Lessons(path, 6)), without) and teacher.calls == 12
+    assert torch.equal(taught(blobs, teacher, Lessons(path, 6)), without) and teacher.calls == 12
+    kept = np.load(path)
+    assert kept.shape == (6, 16, 2) and np.isfinite(kept).all()
+    np.lib.format.open_memmap(path, mode="r+")[4] = (
+        np.nan
+    )  # as if the first run had been killed before step 5
+    assert torch.equal(taught(blobs, teacher, Lessons(path, 6)), without) and teacher.calls == 13
+
+
+def test_lessons_that_are_too_large_are_not_kept(blobs: Task, tmp_path: Path) -> None:
+    teacher = Counted(dense_of(blobs))
+    for _ in range(2):
+        taught(blobs, teacher, Lessons(tmp_path / "lessons.npy", 6, most=6 * 16 * 2 * 4 - 1))
+    assert teacher.calls == 12 and list(tmp_path.iterdir()) == []
+
+
+def test_frozen_parameters_keep_their_values_and_others_do_not(blobs: Task) -> None:
+    model = dense_of(blobs)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    train(model, blobs, Settings(steps=3, rate=1e-2, frozen=("0.*", "5.bias")))
+    same = {name for name, value in model.named_parameters() if torch.equal(value, before[name])}
+    assert same == {"0.weight", "0.bias", "5.bias"}
+    train(model, blobs, Settings(steps=1, rate=1e-2))
+    assert all(value.requires_grad for value in model.parameters())
