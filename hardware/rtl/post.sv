@@ -41,9 +41,6 @@ module post #(
     output logic [         BANKS-1:0] out_we,
     output logic                      busy
 );
-  localparam int LANES = WIDTH * TOKENS;
-  localparam int BB = $clog2(BUS);
-
   logic v1, v2, v3;
   logic [1:0] act1, act2, act3;
   logic tab1, tab2, tab3;
@@ -63,38 +60,16 @@ module post #(
   assign busy = in_valid | v1 | v2 | v3 | out_valid;
 
   for (genvar r = 0; r < WIDTH; r++) begin : g_row
-    logic signed [31:0] bias;
-    assign bias = in_params[r*64+:32];
     for (genvar t = 0; t < TOKENS; t++) begin : g_token
       localparam int I = r * TOKENS + t;
-      logic signed [31:0] b1;
-      logic [15:0] mul1;
-      logic [5:0] shift1, shift2;
-      logic signed [48:0] p2;
-      logic signed [49:0] q;
-      logic signed [7:0] y3, value;
-      assign q = (($signed({p2, 1'b0}) >>> shift2) + 50'sd1) >>> 1;  // halves up
-      always_ff @(posedge clk) begin
-        b1 <= $signed(in_acc[I*32+:32]) + bias;
-        mul1 <= in_token_scale ? in_scales[t*22+:16] : in_params[r*64+32+:16];
-        shift1 <= in_token_scale ? in_scales[t*22+16+:6] : in_params[r*64+48+:6];
-        p2 <= b1 * $signed({1'b0, mul1});
-        shift2 <= shift1;
-        y3 <= q > 127 ? 8'sd127 : q < -128 ? -8'sd128 : q[7:0];
-      end
-
-      (* ram_style = "distributed" *)logic [BUS*8-1:0] table_mem[0:(1<<TAB_AW)-1];
-      logic [BUS*8-1:0] line;
-      logic [7:0] found;
-      always_ff @(posedge clk) if (tab_we) table_mem[tab_wa] <= tab_wd;
-      assign value = vec_valid ? vec_data[I*8+:8] : y3;
-      assign line  = table_mem[{vec_valid ? vec_table : tab3, value[7:BB]}];
-      choose #(.N(BUS), .WIDTH(8)) u_byte (.words(line), .index(value[BB-1:0]), .word(found));
-      always_ff @(posedge clk)
-        if (vec_valid ? vec_use_table : act3 == isa_pkg::ACTIVATION_TABLE)
-          out_data[I*8+:8] <= vec_valid & vec_absent[I] ? 8'd0 : found;
-        else if (vec_valid) out_data[I*8+:8] <= vec_absent[I] ? 8'd0 : value;
-        else out_data[I*8+:8] <= act3 == isa_pkg::ACTIVATION_RELU && value[7] ? 8'd0 : value;
+      post_lane #(
+          .BUS(BUS), .TAB_AW(TAB_AW)
+      ) u_lane (
+          .clk, .acc(in_acc[I*32+:32]), .bias(in_params[r*64+:32]),
+          .mul(in_token_scale ? in_scales[t*22+:16] : in_params[r*64+32+:16]),
+          .shift(in_token_scale ? in_scales[t*22+16+:6] : in_params[r*64+48+:6]), .activation(act3), .table_(tab3),
+          .vec_valid, .vec_data(vec_data[I*8+:8]), .vec_absent(vec_absent[I]), .vec_use_table, .vec_table, .tab_we,
+          .tab_wa, .tab_wd, .out(out_data[I*8+:8]));
     end
   end
 endmodule

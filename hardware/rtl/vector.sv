@@ -207,15 +207,14 @@ module vector #(
       else if (sv[2] && !second2 && is_soft) most[t] <= here;
   end
 
-  // NORM: z (V4), d (V5), d*r (V6), n (V7), n*gamma (V8), out (V9)
+  // NORM: see norm_lane.sv for the stages
   logic [WIDTH*TOKENS*8-1:0] out9;
   logic [WIDTH*TOKENS*16-1:0] z4;
   logic [WIDTH*TOKENS*32-1:0] zz5;
   logic signed [28:0] sum[0:TOKENS-1];
   logic [43:0] squares[0:TOKENS-1];
-  logic [57:0] radicand[0:TOKENS-1];
-  logic [15:0] recip[0:TOKENS-1];
-  logic [5:0] recip_shift[0:TOKENS-1];
+  logic [TOKENS*16-1:0] recip;
+  logic [TOKENS*6-1:0] recip_shift;
   logic [WIDTH*32-1:0] gb[3:8];
   logic [55:0] eps;
   always_ff @(posedge clk) begin
@@ -223,47 +222,14 @@ module vector #(
     for (int s = 4; s < 9; s++) gb[s] <= gb[s-1];
     if (state == EPS_WAIT) eps <= par_rd[55:0];
   end
-  function automatic logic signed [15:0] sat16(input logic signed [47:0] x);
-    sat16 = x > 48'sd32767 ? 16'sd32767 : x < -48'sd32768 ? -16'sd32768 : x[15:0];
-  endfunction
   for (genvar w = 0; w < WIDTH; w++) begin : g_norm
-    logic signed [15:0] a, b;
-    assign a = par2[w*64+:16];
-    assign b = par2[w*64+16+:16];
     for (genvar t = 0; t < TOKENS; t++) begin : g_token
       localparam int I = w * TOKENS + t;
-      logic signed [7:0] x, r;
-      logic signed [23:0] pa3, pb3;
-      logic signed [24:0] s3;
-      logic signed [15:0] z, z5, z6, z7, gamma7, beta8;
-      logic signed [31:0] d5, g8;
-      logic signed [47:0] dr6;
-      logic signed [48:0] n6;
-      logic signed [32:0] y8;
-      logic [5:0] down;
-      assign x = x2[I*8+:8];
-      assign r = r2[I*8+:8];
-      assign s3 = pa3 + pb3 + 25'sd128;
-      assign z = z4[I*16+:16];
-      assign down = recip_shift[t] - 6'd10;
-      assign n6 = (($signed({dr6, 1'b0}) >>> down) + 49'sd1) >>> 1;  // halves up
-      assign gamma7 = gb[7][w*32+:16];
-      assign beta8 = gb[8][w*32+16+:16];
-      // (g + beta * 2^(shift-7) + 2^(shift-1)) >> shift, with less to shift
-      assign y8 = (33'(g8 >>> (norm.shift - 5'd7)) + 33'(beta8) + 33'sd64) >>> 7;
-      always_ff @(posedge clk) begin
-        pa3 <= x * a;
-        pb3 <= r * b;
-        z4[I*16+:16] <= valids[3][w] ? sat16(48'(s3 >>> 8)) : 16'd0;
-        zz5[I*32+:32] <= z * z;
-        z5 <= z;
-        z6 <= z5;
-        d5 <= z * $signed({1'b0, count}) - 32'(sum[t]);
-        dr6 <= d5 * $signed({1'b0, recip[t]});
-        z7 <= !norm.stats ? z6 : recip[t] == 0 ? 16'sd0 : sat16(48'(n6));
-        g8 <= z7 * gamma7;
-        out9[I*8+:8] <= y8 > 33'sd127 ? 8'd127 : y8 < -33'sd128 ? 8'h80 : y8[7:0];
-      end
+      norm_lane u_lane (
+          .clk, .x(x2[I*8+:8]), .r(r2[I*8+:8]), .a(par2[w*64+:16]), .b(par2[w*64+16+:16]), .valid(valids[3][w]),
+          .count, .sum(sum[t]), .recip(recip[t*16+:16]), .recip_shift(recip_shift[t*6+:6]), .stats(norm.stats),
+          .gamma(gb[7][w*32+:16]), .beta(gb[8][w*32+16+:16]), .shift(norm.shift), .z(z4[I*16+:16]),
+          .zz(zz5[I*32+:32]), .out(out9[I*8+:8]));
     end
   end
   // sums of z (from V5's copy) and squares
@@ -306,57 +272,12 @@ module vector #(
     squared <= 58'($signed(sum[steps[TB-1:0]]) * $signed(58'(sum[steps[TB-1:0]])));
   end
 
-  // square root, then reciprocal, of every token: a bit a cycle
   for (genvar t = 0; t < TOKENS; t++) begin : g_root
-    logic [28:0] root, x;
-    logic [31:0] rest;
-    logic [29:0] over;
-    logic [5:0] width_;
-    logic [16:0] quotient;
-    logic [30:0] trial;
-    logic [31:0] with_pair;
-    logic [29:0] doubled;
-    assign trial = {root, 2'b01};
-    assign with_pair = {rest[29:0], radicand[t][57:56]};
-    assign doubled = {over[28:0], 1'b0};
-    assign x = is_norm ? root : {8'b0, total[t]};
-    always_comb begin
-      width_ = '0;
-      for (int b = 0; b < 29; b++) if (x[b]) width_ = 6'(b + 1);
-    end
-    always_ff @(posedge clk) begin
-      case (state)
-        STATS: begin
-          if (32'(steps) == t + 1) radicand[t] <= scaled - squared + {2'b0, eps};
-          root <= '0;
-          rest <= '0;
-        end
-        ROOT: begin
-          radicand[t] <= radicand[t] << 2;
-          if (with_pair >= {1'b0, trial}) begin
-            rest <= with_pair - {1'b0, trial};
-            root <= {root[27:0], 1'b1};
-          end else begin
-            rest <= with_pair;
-            root <= {root[27:0], 1'b0};
-          end
-        end
-        DIVIDE: begin
-          if (steps == 0) begin
-            over <= width_ == 0 ? '0 : 30'd1 << (width_ - 6'd1);
-            quotient <= '0;
-          end else begin
-            // over stays below 2x
-            over <= over >= {1'b0, x} ? {over[28:0] - x, 1'b0} : doubled;
-            quotient <= {quotient[15:0], over >= {1'b0, x}};
-          end
-          recip[t] <= x == 0 ? 16'd0 : quotient[16] ? 16'd65535 : quotient[15:0];
-          recip_shift[t] <= x == 0 ? 6'd0 : 6'd15 + width_;
-        end
-        default: ;
-      endcase
-    end
-    assign tsc_wd[t*22+:22] = {recip_shift[t], recip[t]};
+    root u_root (
+        .clk, .set(state == STATS && 32'(steps) == t + 1), .radicand(scaled - squared + {2'b0, eps}),
+        .clear(state == STATS), .rooting(state == ROOT), .dividing(state == DIVIDE), .first(steps == 0),
+        .of_root(is_norm), .total(total[t]), .recip(recip[t*16+:16]), .recip_shift(recip_shift[t*6+:6]));
+    assign tsc_wd[t*22+:22] = {recip_shift[t*6+:6], recip[t*16+:16]};
   end
   assign tsc_we = is_soft && state == NEXT;
   assign tsc_wa = tile;
