@@ -1,9 +1,10 @@
-"""Latency of a real encoder, all-MiniLM-L6-v2, dense and pruned, in Espalier and in every other runtime.
+"""Latency of whole Transformers, dense and pruned, in Espalier and in every other runtime.
 
 One table on stdout, with the machine; --write also puts it into docs/results/. The models are made once,
 under --models. Figures mean something only on a machine that does nothing else meanwhile.
 
     python benchmarks/encoder_latency.py --cases dense,hp75,hp90 --sequence 128 --threads 1 --write
+    python benchmarks/encoder_latency.py --model tinybert4 --cases dense,hp90 --write
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from export_minilm import export
+from models import MODELS, export
 from prune_onnx import prune
 
 from espalier.bench.compare import Bench, Entry, bench
@@ -37,27 +38,24 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def make(case: str, folder: Path) -> Path:
+def make(model: str, case: str, folder: Path) -> Path:
     """The ONNX file of a case, made if it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"minilm-{case}.onnx"
+    path = folder / f"{model}-{case}.onnx"
     recipe = CASES[case]
     if path.exists():
         return path
     if recipe is None:
-        export(path)
-        export(path.with_suffix(".pt2"), "program")
+        export(model, path)
     else:
-        prune(make("dense", folder), path, *recipe)
+        prune(make(model, "dense", folder), path, *recipe)
     return path
 
 
-def cells(result: Bench, entry: Entry) -> list[str]:
+def cells(result: Bench, entry: Entry, dense: str) -> list[str]:
     """A row of the table; ratios are to the dense model: other runtimes run a pruned one no faster."""
     if entry.times is None:
         return [entry.model, entry.peer, entry.why, "", "", "", "", ""]
-    dense = [result.of("minilm-dense", peer) for peer in ("onnxruntime", "openvino-f32")]
-    ratios = [result.ratio(entry, one) for one in dense]
+    ratios = [result.ratio(entry, result.of(dense, peer)) for peer in ("onnxruntime", "openvino-f32")]
     return [
         entry.model,
         entry.peer,
@@ -67,10 +65,10 @@ def cells(result: Bench, entry: Entry) -> list[str]:
     ]
 
 
-def markdown(result: Bench, sequence: int) -> str:
+def markdown(result: Bench, model: str, sequence: int) -> str:
     """The table with everything needed to judge it."""
     lines = [
-        f"# all-MiniLM-L6-v2, batch 1, sequence {sequence}, {result.threads} thread(s)",
+        f"# {MODELS[model].summary}, batch 1, sequence {sequence}, {result.threads} thread(s)",
         "",
         "Measured by `benchmarks/encoder_latency.py`: all models and runtimes interleaved in one run,",
         "medians with 5th and 95th percentile, every sample after an uncounted call. Pruned by magnitude in",
@@ -79,7 +77,7 @@ def markdown(result: Bench, sequence: int) -> str:
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{'|'.join('---' for _ in COLUMNS)}|",
-        *(f"| {' | '.join(cells(result, entry))} |" for entry in result.entries),
+        *(f"| {' | '.join(cells(result, entry, f'{model}-dense'))} |" for entry in result.entries),
         "",
         result.machine.line(),
     ]
@@ -93,8 +91,9 @@ def main() -> None:
     parser.add_argument(
         "--models", type=Path, default=ROOT / "out" / "models", help="where the ONNX files are kept"
     )
+    parser.add_argument("--model", choices=MODELS, default="minilm")
     parser.add_argument("--cases", default=",".join(DEFAULT), help=f"of {', '.join(CASES)}")
-    parser.add_argument("--sequence", type=int, default=128)
+    parser.add_argument("--sequence", type=int, help="tokens; for a decoder's step, tokens before it")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peers", help="of `espalier bench --help`; default: all that are installed")
     parser.add_argument("--repeat", type=int, default=60, help="samples of each")
@@ -105,20 +104,20 @@ def main() -> None:
     unknown = [case for case in cases if case not in CASES]
     if unknown:
         parser.error(f"unknown case {unknown[0]}; cases are {', '.join(CASES)}")
-    shape = (1, options.sequence)
+    sequence = options.sequence or MODELS[options.model].sequence
     result = bench(
-        [make(case, options.models) for case in cases],
+        [make(options.model, case, options.models) for case in cases],
         peers=options.peers.split(",") if options.peers else None,
         threads=options.threads,
-        input_shapes={name: shape for name in ("input_ids", "attention_mask", "token_type_ids")},
+        input_shapes=MODELS[options.model].shapes(sequence),
         repeat=options.repeat,
         budget_s=options.budget,
         log=lambda text: print(text, file=sys.stderr),
     )
-    table = markdown(result, options.sequence)
+    table = markdown(result, options.model, sequence)
     print(table)
     if options.write:
-        path = ROOT / "docs" / "results" / f"encoder_latency_s{options.sequence}_t{options.threads}.md"
+        path = ROOT / "docs" / "results" / f"latency_{options.model}_s{sequence}_t{options.threads}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(table)
         print(f"wrote {path}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import openvino
 
 from espalier.bench.peers import Arrays, Run
@@ -28,7 +29,8 @@ def _load(model: Path, inputs: Arrays, threads: int, extra: dict[str, str]) -> R
     read.reshape({name: openvino.PartialShape(list(array.shape)) for name, array in inputs.items()})
     compiled = core.compile_model(read, "CPU", config)
     request = compiled.create_infer_request()
-    names = [port.get_any_name() for port in compiled.outputs]
+    # a port may have several names, so outputs are told by their order, which is the file's
+    names = [output.name for output in onnx.load(str(model), load_external_data=False).graph.output]
     feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
 
     def run() -> Arrays:
