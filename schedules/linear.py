@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -30,11 +30,41 @@ class Epilogue:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """How the activations of a layer become integers: `clip(round(x / scale) + zero, 0, 255)`.
+
+    mode: "static" by these constants, "token" by the range of each token, "tensor" by the range of the whole
+    input, as ONNX's DynamicQuantizeLinear says. given: the model says so, and is to be met exactly: weights
+    are integers times a scale. Else kernels may use fewer levels, and choose the scales of the weights.
+    """
+
+    mode: Literal["static", "token", "tensor"] = "token"
+    scale: float = 1.0
+    zero: int = 0
+    given: bool = False
+
+    def at(self, levels: int) -> Quantization:
+        """The same range with another largest integer."""
+        if levels == LEVELS:
+            return self
+        ratio = levels / LEVELS
+        return replace(self, scale=self.scale / ratio, zero=round(self.zero * ratio))
+
+
+LEVELS = 255
+
+
+@dataclass(frozen=True)
 class LinearWork:
     """One linear layer for any number of tokens M.
 
     n, k: outputs and inputs. layout: of x, residual and y: "tiles" is f32 `[ceil(M/16), features, 16]`,
     "tokens" is f32 `[M, features]`.
+
+    dtype: of the products: "float32"; "int8", where x is u8 tiles, quantised as `scaling` says: by constants
+    that `pack` folds in, or by a scale f32 and a zero point i32 a token, `[ceil(M/16), 16]` each, that follow
+    x among the parameters. largest: of the integers that the model gives as weights, with activations of all
+    8 bits; 0 where the kernel chooses.
     """
 
     n: int
@@ -43,6 +73,8 @@ class LinearWork:
     epilogue: Epilogue = Epilogue()
     layout: Layout = "tiles"
     dtype: str = "float32"
+    scaling: Literal["static", "token"] = "token"
+    largest: int = 0
 
 
 class LinearKernel(ABC):

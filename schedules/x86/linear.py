@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from espalier.schedules.linear import LinearKernel, LinearWork
+from espalier.schedules.x86 import int8_linear
 from espalier.schedules.x86.column_lists import Uniform, kept_by_block, uniform
 from espalier.schedules.x86.tile_linear import TileLinear
 from espalier.schedules.x86.tile_shape import MAX_COLUMNS, Lists, TileShape
@@ -42,7 +43,9 @@ group, which leaves time to fetch it from the L2 cache."""
 
 
 def candidates(work: LinearWork, cpu: Cpu) -> list[LinearKernel]:
-    """Every kernel that can run `work`, the dense one first."""
+    """Every kernel that can run `work`, the dense one first; integers need tiles."""
+    if work.dtype == "int8":
+        return int8_linear.candidates(work, cpu) if work.layout == "tiles" else []
     if work.layout == "tokens":
         return _over_tokens(work, cpu)
     found: list[LinearKernel] = [_dense(work, cpu)]
@@ -76,7 +79,10 @@ def _over_tokens(work: LinearWork, cpu: Cpu) -> list[LinearKernel]:
         return found
     height = _lane_height(work.structure, lanes)
     shape = TokenShape(work.n, work.k, height, dense=False)
-    return [*found, TokenLinear(work, cpu, shape, tokens, kept_by_block(work.structure, work.n, work.k, height))]
+    return [
+        *found,
+        TokenLinear(work, cpu, shape, tokens, kept_by_block(work.structure, work.n, work.k, height)),
+    ]
 
 
 def _lane_height(structure: Structure, lanes: int) -> int:
