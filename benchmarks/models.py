@@ -104,16 +104,17 @@ def _encoder(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def wikitext() -> torch.nn.Module:
-    """The language model of the hierarchical-pruning paper, as `espalier prune --task wikitext-2` trains it."""
+    """The language model of the hierarchical-pruning paper, as the task wikitext-2 trains it."""
     from espalier.pruning.tasks.wikitext2 import LanguageModel
 
     return LanguageModel(WORDS, 800, 200)
 
 
 def gpt2_step() -> torch.nn.Module:
-    """One step of a GPT-2-shaped decoder, 12 layers of 768 / 3072 and 12 heads: one token and the keys and
-    values before it (`past`: [layers, 2, heads, tokens, 64]) in, its features and its own keys and values out.
-    The embedding and the head are not in it."""
+    """One step of a GPT-2-shaped decoder, 12 layers of 768 / 3072 and 12 heads, without embedding and head.
+
+    In: one token, and the keys and values before it (`past`: [layers, 2, heads, tokens, 64]). Out: its
+    features, and its own keys and values."""
     import torch
 
     class Block(torch.nn.Module):
