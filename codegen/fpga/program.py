@@ -7,7 +7,7 @@ loads run ahead of the array as far as the rings reach.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,6 +23,8 @@ CONSTANTS, INPUTS, OUTPUTS = 0, 1, 2
 """Regions of external memory."""
 _RING_SHARE = 16
 """A ring never holds more loads than this, so that tokens stay below their limit."""
+_STORED_BLOCKS = 4
+"""Blocks of rows computed before they are stored, where a result goes straight out."""
 
 
 class CapacityError(ValueError):
@@ -73,6 +75,44 @@ class Program:
         return isa.assemble(list(self.instructions))
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a linear layer: int8 weights, which of them are kept, parameter entries, activation."""
+
+    weight: np.ndarray
+    mask: np.ndarray | None
+    entries: np.ndarray
+    activation: Activation
+    table: np.ndarray | None
+    """int8 `[256]`, or `[N, 256]` a row"""
+    name: str
+
+
+def _entries(bias: np.ndarray, scale: Scale, rows: int) -> np.ndarray:
+    """Parameter entries of so many rows."""
+    columns = {"bias": bias, "mul": scale.mul, "shift": scale.shift}
+    return isa.pack_params("linear", **{name: np.broadcast_to(v, rows) for name, v in columns.items()})
+
+
+class Pool:
+    """Region 0 of external memory: whole beats, the same bytes once."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self._bus = geometry.bus
+        self._data = bytearray()
+        self._known: dict[bytes, int] = {}
+
+    def add(self, data: bytes) -> int:
+        """The beat where a copy of `data` begins."""
+        if data not in self._known:
+            self._known[data] = len(self._data) // self._bus
+            self._data += data + bytes(-len(data) % self._bus)
+        return self._known[data]
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._data)
+
+
 class _Ring:
     """Consecutive words of a memory, from the beginning again when its end is near."""
 
@@ -92,16 +132,20 @@ class _Ring:
 
 @dataclass
 class Builder:
-    """Collects the operations of one model. Each method appends one operation."""
+    """Collects the operations of one model. Each method appends one operation.
+
+    Programs built with one `pool` share its constants.
+    """
 
     geometry: Geometry
+    pool: Pool | None = None
     _program: list[Instruction] = field(default_factory=list)
-    _constants: bytearray = field(default_factory=bytearray)
     _sections: list[tuple[str, int, int]] = field(default_factory=list)
     _inputs: int = 0
     _outputs: int = 0
 
     def __post_init__(self) -> None:
+        self._pool = self.pool or Pool(self.geometry)
         self._free = [(0, self.geometry.act_depth)]
         self._weights = _Ring("weight", self.geometry.wgt_depth)
         self._params = _Ring("parameter", self.geometry.par_depth)
@@ -137,10 +181,7 @@ class Builder:
 
     def _constant(self, data: np.ndarray) -> int:
         """The beat of region 0 where a copy of `data` begins."""
-        beat = len(self._constants) // self.geometry.bus
-        self._constants += data.tobytes()
-        self._constants += bytes(-len(self._constants) % self.geometry.bus)
-        return beat
+        return self._pool.add(data.tobytes())
 
     # Instructions
 
@@ -211,40 +252,87 @@ class Builder:
         table: np.ndarray | None = None,
         name: str = "linear",
     ) -> Tensor:
-        """`semantics.linear`; `mask` bool `[N, K]` of the kept weights, or None for dense."""
+        """`semantics.linear`; `mask` bool `[N, K]` of the kept weights, or None for dense.
+
+        Raises ValueError where the rows that the array computes at once have more than one table.
+        """
+        first = len(self._program)
+        out = self.tensor(x.tokens, len(weight))
+        rows = _Rows(weight, mask, _entries(bias, scale, len(weight)), activation, table, name)
+        self._rows(x, rows, 0, out)
+        self._section(name, first)
+        return out
+
+    def linear_output(
+        self,
+        x: Tensor,
+        weight: np.ndarray,
+        mask: np.ndarray | None,
+        bias: np.ndarray,
+        scale: Scale,
+        name: str = "decoder",
+    ) -> None:
+        """`semantics.linear` whose result, too large to stay on chip, goes to region 2 as `output` writes it.
+
+        Parts of it are computed and stored in turn, in two places.
+        """
         g, first = self.geometry, len(self._program)
-        rows = len(weight)
-        out = self.tensor(x.tokens, rows)
-        entries = isa.pack_params(
-            "linear",
-            bias=np.broadcast_to(bias, rows),
-            mul=np.broadcast_to(scale.mul, rows),
-            shift=np.broadcast_to(scale.shift, rows),
-        )
-        which = 0 if table is None else self._load_table(table)
-        for row in range(0, rows, g.pes):
-            end = min(row + g.pes, rows)
-            part = weight[row:end]
-            words = dense_words(part, g) if mask is None else sparse_words(part, mask[row:end], g)
-            params = self._load_params(entries[row:end])
+        count = len(weight)
+        rows = _Rows(weight, mask, _entries(bias, scale, count), "NONE", None, name)
+        stride = slots_of(count, g)
+        room = max(high - low for low, high in self._free) // (2 * x.tiles)
+        step = max(1, min(room * g.banks // g.pes, _STORED_BLOCKS)) * g.pes
+        places = [self.tensor(x.tokens, min(step, count)) for _ in range(1 + (count > step))]
+        for index, row in enumerate(range(0, count, step)):
+            features = min(step, count - row)
+            out = replace(places[index % 2], features=features, stride=slots_of(features, g))
+            self._rows(x, rows, row, out)
+            self._emit(
+                "STORE",
+                region=OUTPUTS,
+                sram=out.base,
+                dram=self._outputs // g.bus + row // g.banks * g.beats("ACT"),
+                count=out.stride,
+                rows=out.tiles,
+                stride=stride * g.beats("ACT"),
+            )
+        self.free(*places)
+        self._outputs += x.tiles * stride * g.word_bytes
+        self._section(name, first)
+
+    def _rows(self, x: Tensor, rows: _Rows, start: int, out: Tensor) -> None:
+        """Rows `start` to `start + out.features`, a block at a time."""
+        g = self.geometry
+        which, loaded = 0, None
+        for row in range(start, start + out.features, g.pes):
+            end = min(row + g.pes, start + out.features)
+            part = rows.weight[row:end]
+            words = dense_words(part, g) if rows.mask is None else sparse_words(part, rows.mask[row:end], g)
+            params = self._load_params(rows.entries[row:end])
             at = self._load_weights(words)
+            if rows.table is not None:
+                tables = np.broadcast_to(rows.table, (len(rows.weight), 256))[row:end]
+                if (tables != tables[0]).any():
+                    raise ValueError(f"rows {row}..{end - 1} of {rows.name} take one table, not several")
+                # last, as it waits longest: its place is free when the LINEAR two tables before is done
+                if loaded is None or (tables[0] != loaded).any():
+                    loaded = tables[0]
+                    which = self._load_table(loaded)
             self._emit(
                 "LINEAR",
                 sparse=int(words.sparse),
-                activation=isa.names("activation")[activation],
+                activation=isa.names("activation")[rows.activation],
                 table=which,
                 windows=words.count,
                 tiles=x.tiles,
                 weights=at,
                 input=x.base,
                 input_stride=x.stride,
-                output=out.base + row // g.banks,
+                output=out.base + (row - start) // g.banks,
                 output_stride=out.stride,
                 params=params,
                 row_end=end - row,
             )
-        self._section(name, first)
-        return out
 
     def attention(
         self,
@@ -399,7 +487,7 @@ class Builder:
         return Program(
             self.geometry,
             tuple(program),
-            bytes(self._constants),
+            bytes(self._pool),
             self._inputs,
             self._outputs,
             tuple(self._sections),

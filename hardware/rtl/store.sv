@@ -5,7 +5,7 @@ module store #(
     parameter int ACT_BEATS = 4,
     parameter int ACT_DEPTH = 4096,
     parameter int INSN = 24,
-    parameter int PATIENCE = 16
+    parameter int PATIENCE = 1
 ) (
     input logic clk,
     input logic rst,

@@ -54,12 +54,12 @@ def clamp8(x: np.ndarray) -> np.ndarray:
 
 
 def activate(x: np.ndarray, activation: Activation, table: np.ndarray | None) -> np.ndarray:
-    """int8 to int8; `table` is int8 `[256]`, indexed by the int8 read as uint8."""
+    """int8 `[M, N]` to int8. `table`: int8 `[256]`, or `[N, 256]` a row; indexed by the int8 as uint8."""
     if activation == "RELU":
         return np.maximum(x, 0)
     if activation == "TABLE":
         assert table is not None
-        return table[x.view(np.uint8)]
+        return table[x.view(np.uint8)] if table.ndim == 1 else table[np.arange(len(table)), x.view(np.uint8)]
     return x
 
 

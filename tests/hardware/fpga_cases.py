@@ -116,6 +116,25 @@ def encoder_case(
     return Case(b.finish(), (x,), ((c, nc), (n1, nn1), (n2, nn2)))
 
 
+def decoder_case(
+    rng: np.random.Generator, g: Geometry, tokens: int, k: int, rows: int, density: float
+) -> Case:
+    """A layer with a table for each block of rows, then one whose result goes straight out in parts."""
+    x = rng.integers(-128, 128, (tokens, k)).astype(np.int8)
+    b = Builder(g)
+    t = b.input(tokens, k)
+    weight, mask, bias, scale = random_linear(rng, k, k, 1.0)
+    tables = rng.integers(-128, 128, (-(-k // g.pes), 256)).astype(np.int8)
+    table = np.repeat(tables, g.pes, 0)[:k]
+    h = b.linear(t, weight, mask, bias, scale, "TABLE", table)
+    nh = semantics.linear(x, weight, bias, scale, "TABLE", table)
+    weight, mask, bias, scale = random_linear(rng, rows, k, density)
+    b.linear_output(h, weight, mask, bias, scale)
+    # as Builder.output would have written it
+    out = Tensor(0, -(-rows // g.banks), t.tiles, tokens, rows)
+    return Case(b.finish(), (x,), ((out, semantics.linear(nh, weight, bias, scale)),))
+
+
 def random_case(seed: int, g: Geometry) -> Case:
     """An encoder layer whose sizes do not divide anything."""
     rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fpga_cases import BASE, SMALL, encoder_case, needs_verilator, random_case, random_program
+from fpga_cases import BASE, SMALL, decoder_case, encoder_case, needs_verilator, random_case, random_program
 
 from espalier.targets.fpga.simulator import Device, Timing
 
@@ -20,6 +20,12 @@ def test_random_encoder_layers_equal_numpy(seed):
     assert fast.counters["conflicts"] == slow.counters["conflicts"] == 0
     assert slow.counters["cycles"] > fast.counters["cycles"]
     assert fast.counters["windows"] == slow.counters["windows"] == case.run("functional").counters["windows"]
+
+
+@pytest.mark.parametrize("timing", [Timing(), Timing(latency=90, beats=1, cycles=3)])
+def test_decoder_equals_numpy(timing):
+    result = decoder_case(np.random.default_rng(0), SMALL, 19, 45, 300, 0.2).run("rtl", timing)
+    assert result.counters["conflicts"] == 0
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -51,6 +57,7 @@ def test_another_geometry_is_a_fault():
 
 @pytest.mark.slow
 def test_tinybert_layer_equals_numpy():
-    case = encoder_case(np.random.default_rng(0), BASE, 64, 312, 600, 12)
+    case = encoder_case(np.random.default_rng(0), replace(BASE, act_depth=8192), 64, 312, 1200, 12)
     result = case.run("rtl")
     assert result.counters["conflicts"] == 0
+    case.run("functional")
