@@ -116,7 +116,11 @@ class HP(Structure):
         return f"HP(B={self.B},kc={self.kc},v={self.v},n={self.n}{shared}{banked})"
 
     def mask(self, weight: np.ndarray) -> np.ndarray:
-        """Level 1 by the l2 norm of a block's columns, level 2 by the l2 norm of a group's weights."""
+        """Level 1 by the l2 norm of a block's columns, level 2 by the l2 norm of a group's weights.
+
+        Where level 1 prunes, every column it keeps is used by some group of its block, if a block has groups
+        enough for that: one that none would choose takes the place of another where this loses least.
+        """
         weight = as_matrix(weight)
         rows, total = weight.shape
         self._check(weight.shape)
@@ -137,6 +141,10 @@ class HP(Structure):
         for start in range(0, self.kc, self.v):
             part = slice(start, start + self.v)
             chosen[..., part] = largest(groups[..., part], self.n)
+        if self.kc < total:
+            for block in range(blocks):
+                real = ceil_div(min(self.B, rows - block * self.B), self.g)  # groups that hold rows
+                use_every_column(chosen[block, :real], groups[block, :real], self.v)
         mask = np.zeros((blocks, self.B, total), bool)
         np.put_along_axis(mask, columns[:, None, :], np.repeat(chosen, self.g, axis=1), axis=2)
         return mask.reshape(-1, total)[:rows]
@@ -176,6 +184,22 @@ class HP(Structure):
         else:
             columns = cut_vectors(used, users, self.kc, self.v, self.n, self.g)
         return gather(self, matrix, columns, self.B, self.v, self.n, self.g)
+
+
+def use_every_column(chosen: np.ndarray, energy: np.ndarray, v: int) -> None:
+    """Change `chosen` (bool `[groups, kc]`, n of each v columns) so that each column is chosen by a group.
+
+    Where no group chose a column, one takes it instead of another of its vector that more groups chose; of
+    these the pair that loses least `energy`. A vector that groups are too few for stays as it is.
+    """
+    for column in np.flatnonzero(~chosen.any(axis=0)):
+        vector = slice(column // v * v, column // v * v + v)
+        part = chosen[:, vector]
+        loss = np.where(part & (part.sum(axis=0) > 1), energy[:, vector] - energy[:, [column]], np.inf)
+        group, other = np.unravel_index(loss.argmin(), loss.shape)
+        if np.isfinite(loss[group, other]):
+            part[group, other] = False
+            chosen[group, column] = True
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,13 @@ class Unstructured(Structure):
     def mask(self, weight: np.ndarray) -> np.ndarray:
         """The `kept` largest of the whole matrix; of equal ones the first."""
         weight = as_matrix(weight)
-        mask = np.zeros(weight.size, bool)
-        order = np.argsort(-np.abs(weight.astype(np.float64)).reshape(-1), kind="stable")
-        mask[order[: self.kept]] = True
+        size = np.abs(weight.astype(np.float64)).reshape(-1)
+        if not 0 < self.kept < size.size:
+            return np.full(weight.shape, self.kept > 0)
+        least = np.partition(size, size.size - self.kept)[size.size - self.kept]
+        mask = size > least
+        ties = np.flatnonzero(size == least)
+        mask[ties[: self.kept - np.count_nonzero(mask)]] = True
         return mask.reshape(weight.shape)
 
     def kept_count(self, shape: tuple[int, int]) -> int:

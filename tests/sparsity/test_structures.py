@@ -129,8 +129,53 @@ def test_hp_mask_by_hand() -> None:
     weight = np.array([[3, 1, 5, 2, 4, 0], [1, 0, 2, 4, 6, 0], [0, 9, 1, 1, 1, 8.0]])
     mask = sp.HP(B=2, kc=4, v=2, n=1).mask(weight)
     # block 0 keeps columns 0, 2, 3, 4 (norms 3.2, 1, 5.4, 4.5, 7.2, 0); vectors (0, 2) and (3, 4)
+    # where both rows would choose 2 and 4; 0 and 3 must be used, row 1 loses 4 - 1 for 0, row 0 16 - 4 for 3
     # block 1 keeps columns 1, 5 and of the equal 2, 3, 4 the first two; vectors (1, 2) and (3, 5)
-    assert mask.astype(int).tolist() == [[0, 0, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0], [0, 1, 0, 0, 0, 1]]
+    assert mask.astype(int).tolist() == [[0, 0, 1, 1, 0, 0], [1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.tuples(st.integers(1, 40), st.integers(2, 40)),
+    st.integers(1, 4),
+    st.integers(1, 8),
+    st.integers(1, 6),
+    st.integers(0, 9),
+    st.data(),
+)
+def test_every_column_that_level_1_keeps_is_used(
+    shape: tuple[int, int], g: int, groups: int, v: int, seed: int, data: st.DataObject
+) -> None:
+    """Columns of very unequal weight, so that level 2 alone would leave many out."""
+    n, kc = data.draw(st.integers(1, v)), data.draw(st.integers(1, shape[1] - 1))
+    random = np.random.default_rng(seed)
+    weight = random.standard_normal(shape) * np.exp(2 * random.standard_normal(shape[1]))
+    structure = sp.HP(g * groups, kc, v, n, g)
+    mask = structure.mask(weight)
+    for start in range(0, shape[0], structure.B):
+        block = mask[start : start + structure.B]
+        if math.ceil(len(block) / g) * n < v:
+            continue
+        assert block.any(axis=0).sum() == kc
+        kept = weight[start : start + structure.B]
+        energy = (kept**2).sum(axis=0)
+        assert energy[block.any(axis=0)].min() >= energy[~block.any(axis=0)].max()
+    assert mask.sum() == structure.kept_count(shape)
+
+
+def test_an_unused_column_takes_the_place_that_costs_least() -> None:
+    weight = np.array([[5.0, 1, 9, 0], [3, 2, 9, 0], [6, 0.5, 9, 0], [7, 1, 9, 0]])
+    mask = sp.HP(B=4, kc=3, v=3, n=2).mask(weight)  # column 1 would be unused; row 1 loses 9 - 4 for it
+    assert mask.astype(int).tolist() == [[1, 0, 1, 0], [0, 1, 1, 0], [1, 0, 1, 0], [1, 0, 1, 0]]
+
+
+def test_unstructured_takes_the_first_of_equal_weights() -> None:
+    weight = np.array([[1.0, -2, 1], [2, 1, 1]])
+    for kept, expected in (
+        (0, [[0, 0, 0], [0, 0, 0]]), (3, [[1, 1, 0], [1, 0, 0]]), (4, [[1, 1, 1], [1, 0, 0]]),
+        (6, [[1, 1, 1], [1, 1, 1]]), (9, [[1, 1, 1], [1, 1, 1]]),
+    ):  # fmt: skip
+        assert sp.Unstructured(kept).mask(weight).astype(int).tolist() == expected
 
 
 def test_group_shares_the_choice_by_norm() -> None:
