@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from espalier.codegen.generator import Product, Request
 from espalier.errors import UnavailableError, UsageError, unknown
 from espalier.targets.cpu import Cpu
 
 if TYPE_CHECKING:
     import tvm
+
+    from espalier.passes.state import State
+
+DUMPS = ("relax", "tir", "ll", "asm")
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,12 @@ class Built:
     library: bytes
     dumps: Mapping[str, str]
     """Kind of code ("relax", "tir", "ll", "asm") to its text."""
+
+
+def generate(state: State, target: Cpu, request: Request) -> Product:
+    """The code of a CPU. Raises as `build` does."""
+    built = build(state.mod, target, dump=request.dump, config=request.config)
+    return Product(built.library, built.dumps)
 
 
 def build(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from espalier.runtime.signature import Signature
 from espalier.runtime.threads import set_threads
 from espalier.runtime.timing import Times, measure
 
+DEVICES = ("cpu",)
+"""What runs packages of the kind `llvm`."""
+
 ENTRY = "main"
 CPU, POOLED = 1, 2
 """DLPack's code of the CPU and TVM's of the allocator that keeps memory between runs."""
@@ -30,14 +33,32 @@ class CallTime:
 
     kernel: str
     milliseconds: float
+    layer: str | None = None
+    """The weight of the linear layer it is, where the module's names do not tell."""
+    figures: Mapping[str, float | str] = field(default_factory=dict)
+    """What else is known of it, by name."""
 
 
 class Executor:
-    """A loaded module. `threads` holds for every run; None means all cores."""
+    """A loaded module. `threads` holds for every run; None means all cores.
 
-    def __init__(self, module: bytes, signature: Signature, *, threads: int | None = None) -> None:
+    `functions` are what the module calls from outside, by name: inputs first, then the outputs to write.
+    """
+
+    how = "measured"
+    """Where times come from."""
+
+    def __init__(
+        self,
+        module: bytes,
+        signature: Signature,
+        *,
+        threads: int | None = None,
+        functions: Mapping[str, Callable[..., None]] | None = None,
+    ) -> None:
         self.signature = signature
         self.threads = threads
+        self._functions = functions or {}
         self._library = _load(module)
         self._main = self._new_machine()[ENTRY]
 
@@ -87,6 +108,9 @@ class Executor:
         return calls
 
     def _new_machine(self) -> Any:
+        # a machine looks up what its module calls from outside when it begins
+        for name, function in self._functions.items():
+            ffi().register_global_func(name, function, override=True)
         machine = self._library["vm_load_executable"]()
         machine["vm_initialization"](CPU, 0, POOLED)
         return machine
@@ -120,3 +144,8 @@ def _load(module: bytes) -> Any:
             raise DataError(
                 f"mod.so cannot be loaded: {error}", hint="compile the model again on this machine"
             ) from None
+
+
+def open_package(package: Any, _device: str, threads: int | None) -> Executor:
+    """The executor of a package of the kind `llvm`."""
+    return Executor(package.module, package.metadata.signature, threads=threads)

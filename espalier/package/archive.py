@@ -17,8 +17,10 @@ from espalier.files import atomic, require_file
 METADATA = "metadata.json"
 MODULE = "mod.so"
 
-LIMITS = {METADATA: 4 << 20, MODULE: 1 << 30}
-"""The members a package may have, and the most bytes of each."""
+LIMITS = {METADATA: 4 << 20, MODULE: 1 << 30, "program.bin": 64 << 20, "params.bin": 1 << 30}
+"""The members a package may have, and the most bytes of each; the last two are an accelerator's."""
+
+REQUIRED = (METADATA, MODULE)
 
 COMPRESSIONS = {
     b"\x1f\x8b": "gzip",
@@ -69,9 +71,9 @@ def read_archive(path: Path) -> dict[str, bytes]:
         while rest := file.read(1 << 20):
             if rest.strip(b"\0"):
                 raise DataError(f"package {path} has data after its end", hint=HINT)
-    missing = sorted(LIMITS.keys() - members.keys())
-    if missing:
-        raise DataError(f"package {path} has no member {missing[0]!r}", hint=HINT)
+    for name in REQUIRED:
+        if name not in members:
+            raise DataError(f"package {path} has no member {name!r}", hint=HINT)
     return members
 
 

@@ -9,10 +9,11 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from espalier.errors import DataError
+from espalier.runtime.accelerator import Accelerator
 from espalier.runtime.signature import Signature, Tensor
 
 if TYPE_CHECKING:
-    from espalier.targets.cpu import Cpu
+    from espalier.targets.target import Target
 
 FORMAT_VERSION = 1
 REPACK = "compile the model again with this version of Espalier"
@@ -55,10 +56,10 @@ class TargetInfo(Part):
     cores: Annotated[int, Field(ge=1)]
 
 
-def target_info(cpu: Cpu) -> TargetInfo:
-    """What a package says of the CPU it is compiled for."""
-    fields = {name: getattr(cpu, name) for name in TargetInfo.model_fields if name != "kind"}
-    return TargetInfo(kind="llvm", **fields)
+def target_info(target: Target) -> TargetInfo:
+    """What a package says of what it is compiled for: the CPU that runs its code, under the target's name."""
+    fields = {name: getattr(target.host, name) for name in TargetInfo.model_fields if name != "kind"}
+    return TargetInfo(kind=target.kind, **{**fields, "name": target.name})
 
 
 class TensorInfo(Part):
@@ -84,6 +85,8 @@ class LayerInfo(Part):
     kernel: Name
     candidates: dict[Name, Milliseconds]
     how: Literal["predicted", "measured", "rule"]
+    measured: tuple[Name, ...] = ()
+    """The candidates whose time is measured."""
 
 
 class MemberInfo(Part):
@@ -104,6 +107,8 @@ class Metadata(Part):
     outputs: tuple[TensorInfo, ...]
     dims: dict[Name, Bounds]
     layers: tuple[LayerInfo, ...]
+    accelerator: Accelerator | None = None
+    """What a device beside the CPU runs."""
     members: dict[Name, MemberInfo]
 
     @pydantic.model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,16 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Package:
-    """A compiled model. `run` and `benchmark` load it once, on this machine's CPU."""
+    """A compiled model. `run` and `benchmark` load it once, on this machine's CPU or a simulator."""
 
     metadata: Metadata
     module: bytes
+    images: Mapping[str, bytes] = field(default_factory=dict)
+    """What an accelerator loads: other members by name."""
 
     @classmethod
-    def build(cls, module: bytes, **metadata: Any) -> Package:
+    def build(cls, module: bytes, images: Mapping[str, bytes] | None = None, /, **metadata: Any) -> Package:
         """A package of a shared library; `metadata` are the fields of Metadata but format and members."""
-        members = {MODULE: MemberInfo(size=len(module), sha256=hashlib.sha256(module).hexdigest())}
-        return cls(Metadata(format_version=1, members=members, **metadata), module)
+        images = images or {}
+        members = {
+            name: MemberInfo(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+            for name, content in {MODULE: module, **images}.items()
+        }
+        return cls(Metadata(format_version=1, members=members, **metadata), module, images)
 
     @classmethod
     def load(cls, path: str | Path) -> Package:
@@ -53,19 +59,20 @@ class Package:
                 raise DataError(
                     f"package {path}: the digest of {name!r} does not match metadata.json", hint=HINT
                 )
-        return cls(metadata, members[MODULE])
+        return cls(metadata, members.pop(MODULE), members)
 
     def save(self, path: str | Path) -> None:
         """Writes the package; the same package gives the same bytes.
 
         Raises UsageError where the file cannot be written.
         """
-        write_archive(Path(path), {METADATA: self.metadata.to_bytes(), MODULE: self.module})
+        write_archive(Path(path), {METADATA: self.metadata.to_bytes(), MODULE: self.module, **self.images})
 
-    def executor(self, *, threads: int | None = None) -> Executor:
-        """Loads the compiled code.
+    def executor(self, *, threads: int | None = None, device: str | None = None) -> Executor:
+        """Loads the compiled code; `device` is one that runs packages of this kind, None the usual one.
 
-        Raises UnavailableError where this machine cannot run it, before anything is loaded.
+        Raises UnavailableError where this machine cannot run it, before anything is loaded, UsageError for
+        a device of another kind.
         """
         from espalier.targets.host import why_not_here
 
@@ -76,9 +83,10 @@ class Package:
                 f"the package is compiled for {target.name} ({target.mcpu}) and cannot run here: {reason}",
                 hint="compile the model again on this machine, or with a --target that fits it",
             )
-        from espalier.runtime.executor import Executor
+        from espalier.runtime.registry import runtime
 
-        return Executor(self.module, self.metadata.signature, threads=threads)
+        chosen = runtime(target.kind, device)
+        return chosen.open_package(self, device or chosen.DEVICES[0], threads)
 
     @cached_property
     def _executor(self) -> Executor:

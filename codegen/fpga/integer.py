@@ -1,0 +1,305 @@
+"""A part of a model in int8: its integer reference, and the same on the accelerator.
+
+Every tensor has a scale a feature. Calibration picks them: most are the largest magnitude met over 127; those
+of queries and keys are shared out so that their product has one scale; what attention gives has the scales of
+its values; what comes out of an activation table has one scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from espalier.codegen.fpga.program import Builder, KeyParams, Program, Tensor
+from espalier.codegen.fpga.quantise import (
+    IntLinear,
+    Linear,
+    Norm,
+    int_add,
+    int_linear,
+    int_norm,
+    multiplier,
+    table_scale,
+)
+from espalier.schedules.fpga import graph
+from espalier.schedules.fpga.graph import ACTIVATIONS, Part, last_uses
+from espalier.targets.fpga import semantics
+from espalier.targets.fpga.semantics import NormParams, Scale
+
+_TINY = 1e-12
+_LEAST = 1e-5
+"""A feature's range is never less than this part of its tensor's largest one."""
+_MASKED = -1e3
+"""A key with less than this added to its scores is masked out."""
+_SAMPLED = 20_000
+"""Values kept of each sequence to choose the scale before a table."""
+
+Tensors = dict[str, Tensor]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class LinearStep:
+    """A linear layer."""
+
+    name: str
+    layer: str
+    x: str
+    ints: IntLinear
+    structure: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names read."""
+        return (self.x,)
+
+    def __call__(self, values: Arrays, _masks: Arrays) -> np.ndarray:
+        return self.ints(values[self.x])
+
+    def emit(self, b: Builder, tensors: Tensors, _keys: Mapping[str, KeyParams]) -> Tensor:
+        """Append it to a program."""
+        return self.ints.emit(b, tensors[self.x], self.name)
+
+
+@dataclass(frozen=True)
+class NormStep:
+    """A sum, normalised where `stats`."""
+
+    name: str
+    x: str
+    residual: str
+    params: NormParams
+    stats: bool
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names read."""
+        return (self.x, self.residual)
+
+    def __call__(self, values: Arrays, _masks: Arrays) -> np.ndarray:
+        return semantics.norm(values[self.x], values[self.residual], self.params, stats=self.stats)
+
+    def emit(self, b: Builder, tensors: Tensors, _keys: Mapping[str, KeyParams]) -> Tensor:
+        """Append it to a program."""
+        return b.norm(tensors[self.x], tensors[self.residual], self.params, stats=self.stats, name=self.name)
+
+
+@dataclass(frozen=True)
+class AttentionStep:
+    """Attention of all heads. With `mask`, the host gives the bias of each key."""
+
+    name: str
+    query: str
+    key: str
+    value: str
+    mask: str | None
+    heads: int
+    scores: Scale
+    exponential: np.ndarray
+    unit: float
+    """Of the float scores, an accumulator's 1."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names read."""
+        return (self.query, self.key, self.value)
+
+    def __call__(self, values: Arrays, masks: Arrays) -> np.ndarray:
+        q, k, v = (values[name] for name in self.inputs)
+        size = q.shape[1] // self.heads
+        bias = np.zeros(1, np.int64)
+        if self.mask is not None:
+            bias = semantics.key_bias(masks[self.mask], self.unit)
+        parts = []
+        for head in range(self.heads):
+            s = slice(head * size, head * size + size)
+            scores = semantics.linear(q[:, s], k[:, s], bias, self.scores)
+            e, by_token = semantics.softmax(scores, self.exponential)
+            parts.append(semantics.linear(e, v[:, s].T, np.zeros(1, np.int64), by_token))
+        return np.concatenate(parts, 1)
+
+    def emit(self, b: Builder, tensors: Tensors, keys: Mapping[str, KeyParams]) -> Tensor:
+        """Append it to a program."""
+        q, k, v = (tensors[name] for name in self.inputs)
+        return b.attention(q, k, v, self.heads, self.scores, self.exponential, self.name, keys.get(self.name))
+
+
+Step = LinearStep | NormStep | AttentionStep
+
+
+@dataclass(frozen=True)
+class IntPart:
+    """A part in int8. Calling it is the integer reference."""
+
+    part: Part
+    scales: Mapping[str, np.ndarray]
+    """Of every tensor, float64 `[features]`."""
+    steps: tuple[Step, ...]
+
+    @property
+    def masked(self) -> tuple[AttentionStep, ...]:
+        """Attentions whose keys get their parameters from the host, in the order of region 1."""
+        return tuple(s for s in self.steps if isinstance(s, AttentionStep) and s.mask is not None)
+
+    def __call__(self, inputs: Arrays, masks: Arrays) -> Arrays:
+        """One sequence: int8 `[T, K]` a tensor, float `[T]` a mask, to the outputs in int8."""
+        values = dict(inputs)
+        for step in self.steps:
+            values[step.name] = step(values, masks)
+        return {name: values[name] for name in self.part.outputs}
+
+    def emit(self, builder: Builder, tokens: int) -> Program:
+        """The program for sequences of `tokens`.
+
+        Region 1 holds the inputs in order, then the parameters of the keys of each of `masked`; region 2 the
+        outputs. Raises CapacityError where something does not fit the geometry.
+        """
+        tensors = {i.name: builder.input(tokens, i.features, f"input {i.name}") for i in self.part.inputs}
+        keys = {step.name: builder.key_params(tokens) for step in self.masked}
+        last = last_uses(self.steps, self.part.outputs)
+        for index, step in enumerate(self.steps):
+            tensors[step.name] = step.emit(builder, tensors, keys)
+            builder.free(*(tensors[name] for name, use in last.items() if use == index))
+        for name in self.part.outputs:
+            builder.output(tensors[name], f"output {name}")
+        return builder.finish()
+
+
+class Ranges:
+    """What calibration has met so far of one part."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.sequences = 0
+        self._most: dict[str, np.ndarray] = {}
+        self._single: dict[str, float] = {}
+        self._before: dict[str, list[np.ndarray]] = {}
+
+    def add(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Take in one sequence, its inputs and masks by name; gives every tensor of it, float32."""
+        trace = self.part.trace(values)
+        self.sequences += 1
+        counts = np.ones(len(trace[self.part.inputs[0].name]), bool)
+        for mask in self.part.masks:
+            counts &= trace[mask] > _MASKED
+        for item in (*self.part.inputs, *self.part.nodes):
+            most = np.abs(trace[item.name][counts]).max(0, initial=0)
+            self._most[item.name] = np.maximum(self._most.get(item.name, 0), most)
+        for node in self.part.nodes:
+            if isinstance(node, graph.Linear) and node.activation not in ("none", "relu"):
+                before = node.before(trace)[counts].reshape(-1)
+                self._before.setdefault(node.name, []).append(before[:: max(1, len(before) // _SAMPLED)])
+            elif isinstance(node, graph.Norm):
+                self._keep(node.name, node.before(trace)[counts])
+            elif isinstance(node, graph.Add):
+                self._keep(node.name, trace[node.name][counts])
+            elif isinstance(node, graph.Attention):
+                self._keep(node.name, node.scores(trace)[:, counts].max(-1))
+        return trace
+
+    def _keep(self, name: str, values: np.ndarray) -> None:
+        self._single[name] = max(self._single.get(name, 0.0), float(np.abs(values).max(initial=0)))
+
+    def most(self, name: str) -> np.ndarray:
+        """Largest magnitude of every feature, never 0."""
+        found = self._most[name]
+        return _rounded(np.maximum(found, max(_LEAST * float(found.max(initial=0)), _TINY)))
+
+    def single(self, name: str) -> float:
+        """Largest magnitude: of what a norm or sum adds up to, of the top score of any query."""
+        return float(_rounded(np.asarray(max(self._single[name], _TINY))))
+
+    def before(self, name: str) -> np.ndarray:
+        """Samples of what an activation is applied to."""
+        return np.concatenate(self._before[name])
+
+
+def _rounded(most: np.ndarray) -> np.ndarray:
+    """Up to eight bits: the last bits of a product differ from machine to machine, packages must not."""
+    mantissa, exponent = np.frexp(most.astype(np.float64))
+    return np.ldexp(np.ceil(mantissa * 256 - 1 / 16), exponent - 8)
+
+
+def quantise(part: Part, ranges: Ranges) -> IntPart:
+    """int8 from float. Raises ValueError where nothing was calibrated on."""
+    if not ranges.sequences:
+        raise ValueError("no sequence to calibrate on")
+    scales = {item.name: ranges.most(item.name) / 127 for item in (*part.inputs, *part.nodes)}
+    tables: dict[str, tuple[float, np.ndarray]] = {}
+    products: dict[str, float] = {}
+    for node in part.nodes:
+        if isinstance(node, graph.Linear) and node.activation not in ("none", "relu"):
+            before, table, after = _table(ranges.before(node.name), ACTIVATIONS[node.activation])
+            tables[node.name] = (before, table)
+            scales[node.name] = np.full(node.features, after)
+    for node in part.nodes:
+        if isinstance(node, graph.Attention):
+            q, k = ranges.most(node.query), ranges.most(node.key)
+            products[node.name] = product = float((q * k).max()) / 127**2
+            scales[node.query], scales[node.key] = np.sqrt(product * q / k), np.sqrt(product * k / q)
+            scales[node.name] = scales[node.value]
+    steps = [_step(node, ranges, scales, tables, products) for node in part.nodes]
+    return IntPart(part, scales, tuple(steps))
+
+
+def _step(
+    node: graph.Node,
+    ranges: Ranges,
+    scales: Mapping[str, np.ndarray],
+    tables: Mapping[str, tuple[float, np.ndarray]],
+    products: Mapping[str, float],
+) -> Step:
+    out = scales[node.name]
+    match node:
+        case graph.Linear():
+            layer = Linear(node.weight.astype(np.float64), node.bias.astype(np.float64), node.mask)
+            if node.name in tables:
+                before, table = tables[node.name]
+                ints = int_linear(layer, scales[node.x], np.full(node.features, before), "TABLE", table)
+            else:
+                kind = "RELU" if node.activation == "relu" else "NONE"
+                ints = int_linear(layer, scales[node.x], out, kind)
+            return LinearStep(node.name, node.layer, node.x, ints, node.structure)
+        case graph.Add():
+            params = int_add(scales[node.left], scales[node.right], out, ranges.single(node.name))
+            return NormStep(node.name, node.left, node.right, params, stats=False)
+        case graph.Norm():
+            norm = Norm(node.gamma.astype(np.float64), node.beta.astype(np.float64), node.epsilon)
+            other = np.zeros(node.features) if node.residual is None else scales[node.residual]
+            params = int_norm(norm, scales[node.x], other, out, ranges.single(node.name))
+            return NormStep(node.name, node.x, node.residual or node.x, params, stats=True)
+        case graph.Attention():
+            unit = products[node.name] * node.scale
+            score = max(ranges.single(node.name), 1e-3) / 127
+            exponential = np.round(127 * np.exp(-np.arange(256) * score)).astype(np.int8)
+            return AttentionStep(
+                node.name,
+                node.query,
+                node.key,
+                node.value,
+                node.mask,
+                node.heads,
+                multiplier(unit / score),
+                exponential,
+                unit,
+            )
+
+
+def _table(
+    before: np.ndarray, activation: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float, np.ndarray, float]:
+    """Scale before an activation, its table int8 `[256]`, and the scale after it."""
+    scale = table_scale(before, activation)
+    exact = activation(np.arange(256).astype(np.uint8).view(np.int8) * scale)
+    after = max(float(np.abs(exact).max()), _TINY) / 127
+    return scale, np.clip(np.round(exact / after), -128, 127).astype(np.int8), after
+
+
+def calibrate(part: Part, sequences: Iterable[Mapping[str, np.ndarray]]) -> IntPart:
+    """int8 from float, calibrated on inputs and masks of sequences. Raises ValueError without any."""
+    ranges = Ranges(part)
+    for values in sequences:
+        ranges.add(values)
+    return quantise(part, ranges)

@@ -1,0 +1,91 @@
+"""What a package says of the parts that an accelerator runs: plain data, checked where it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from espalier.targets.fpga.geometry import Geometry
+from espalier.targets.fpga.simulator import Timing
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes of a member of the package."""
+
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """int8 `[tokens, features]`: a feature's integer times its scale is the float."""
+
+    scales: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The parameters of an attention's keys, which the host makes of a mask."""
+
+    mask: int
+    """Index among the masks handed over; -1 where only the length counts."""
+    unit: float
+    """Of the float scores, an accumulator's 1."""
+    mul: int
+    shift: int
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation of a program, with what the latency model says of it."""
+
+    name: str
+    layer: str
+    """The weight of a linear layer, as the package lists it; else empty."""
+    kind: str
+    cycles: float
+    bytes: int
+    """Moved between external memory and the chip."""
+    macs: int
+    """Multiply-adds that count: kept weights times tokens."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A part for sequences of one length."""
+
+    tokens: int
+    stream: Span
+    """In program.bin."""
+    operations: tuple[Operation, ...]
+    cycles: float
+    """Of the whole, as the latency model says."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the model. Inputs and masks come in this order, then the outputs."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    masks: int
+    keys: tuple[Keys, ...]
+    outputs: tuple[Tensor, ...]
+    params: Span
+    """In params.bin: region 0 of every program."""
+    programs: tuple[Program, ...]
+    """Shortest first."""
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """An accelerator and its parts of the model."""
+
+    kind: Literal["fpga"]
+    geometry: Geometry
+    mhz: int
+    """Assumed."""
+    timing: Timing
+    """Of external memory, assumed."""
+    parts: tuple[Part, ...]
