@@ -5,7 +5,7 @@ The first line is HEADER; lines of several files may be put together. A line:
     {"core":"znver1","ghz":2.0,"threads":1,"n":384,"k":384,"structure":"HP(B=32,kc=76,v=4,n=2,g=4)",
      "epilogue":"bias+gelu","tokens":128,"kernel":"f32-group-r4m1h32c38","version":1,"ms":0.0912}
 
-with "layout", "dtype", "scaling" and "exact" where they are not the usual ones. Of two lines on one kernel
+and what else LinearWork has where it is not the usual. Of two lines on one kernel
 the later one holds. Files are read as hostile: every line is checked, and nothing in it is executed.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, get_args, get_type_hints
 
 import pydantic
 
@@ -22,6 +22,7 @@ from espalier.errors import DataError
 from espalier.files import atomic, require_file
 from espalier.schedules import LinearWork
 from espalier.search.records import EXTRAS, Place, Record, parse_epilogue, parse_structure
+from espalier.sparsity import Structure
 
 HEADER = '{"espalier-records":1}'
 HINT = "give a file that `espalier tune` wrote"
@@ -34,10 +35,13 @@ Word = Annotated[str, pydantic.Field(max_length=100, pattern=r"^[A-Za-z0-9_.+-]*
 Count = Annotated[int, pydantic.Field(ge=1, le=1 << 20, strict=True)]
 
 
+FIELD_TYPES = get_type_hints(LinearWork, localns={"Structure": Structure})
+
+
 class _Line(pydantic.BaseModel):
     """A line as it is stored."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
 
     core: Word
     ghz: Annotated[float, pydantic.Field(gt=0, lt=100, allow_inf_nan=False)]
@@ -46,10 +50,6 @@ class _Line(pydantic.BaseModel):
     k: Count
     structure: Annotated[str, pydantic.Field(max_length=100)]
     epilogue: Word
-    layout: Literal["tiles", "tokens"] = "tiles"
-    dtype: Literal["float32", "int8"] = "float32"
-    scaling: Literal["static", "token"] = "token"
-    exact: bool = False
     tokens: Count
     kernel: Word
     version: Annotated[int, pydantic.Field(ge=0, le=1 << 20, strict=True)]
@@ -65,10 +65,21 @@ class _Line(pydantic.BaseModel):
             raise ValueError(f"{self.structure} does not fit a matrix {self.n} x {self.k}")
         if getattr(structure, "kc", 0) > max(self.n, self.k):
             raise ValueError(f"{self.structure} keeps more than a matrix {self.n} x {self.k} has")
-        given = {name: getattr(self, name) for name in EXTRAS}
-        work = LinearWork(self.n, self.k, structure, parse_epilogue(self.epilogue), **given)
+        work = LinearWork(self.n, self.k, structure, parse_epilogue(self.epilogue), **self._rest())
         place = Place(self.core, self.ghz, self.threads)
         return Record(place, work, self.tokens, self.kernel, self.version, self.ms)
+
+    def _rest(self) -> dict[str, Any]:
+        """The other fields of LinearWork."""
+        given = self.model_extra or {}
+        for name, value in given.items():
+            if name not in EXTRAS:
+                raise ValueError(f"unknown field {name[:30]!r}")
+            allowed = get_args(FIELD_TYPES[name])
+            fits = value in allowed if allowed else type(value) is type(EXTRAS[name])
+            if not fits or len(str(value)) > 20:
+                raise ValueError(f"{name}: unknown value {str(value)[:30]!r}")
+        return given
 
 
 def parse_records(content: bytes, where: str) -> list[Record]:
