@@ -233,11 +233,41 @@ def table_scale(pre: np.ndarray, activation: Callable[[np.ndarray], np.ndarray])
     return float(scales[int(np.argmin(errors))])
 
 
-def quantise(layers: Sequence[Layer], samples: Sequence[np.ndarray]) -> list[IntLayer]:
+@dataclass(frozen=True)
+class Tables:
+    """An activation of N features as int8 tables; features of one group share theirs."""
+
+    before: np.ndarray
+    """Scales of what the activation is applied to, float64 `[N]`."""
+    table: np.ndarray
+    """int8 `[N, 256]`"""
+    after: np.ndarray
+    """Scales of what comes out, float64 `[N]`."""
+
+
+def activation_tables(pre: np.ndarray, activation: Callable[[np.ndarray], np.ndarray], group: int) -> Tables:
+    """Tables for every `group` features, from samples `pre [M, N]` of what the activation is applied to.
+
+    A few features have much larger values than the rest; only those of their groups lose by it.
+    """
+    features = pre.shape[1]
+    codes = np.arange(256).astype(np.uint8).view(np.int8)
+    before, after = np.empty(features), np.empty(features)
+    table = np.empty((features, 256), np.int8)
+    for first in range(0, features, group):
+        part = slice(first, first + group)
+        scale = table_scale(pre[:, part].reshape(-1), activation)
+        step = max(float(np.abs(activation(pre[:, part])).max()), _TINY) / 127
+        before[part], after[part] = scale, step
+        table[part] = np.clip(np.round(activation(codes * scale) / step), -128, 127)
+    return Tables(before, table, after)
+
+
+def quantise(layers: Sequence[Layer], samples: Sequence[np.ndarray], group: int) -> list[IntLayer]:
     """int8 layers from float ones, calibrated on sequences `[T, K]`.
 
-    The output of each layer has the scales that the next one wants of its input. Raises ValueError without
-    samples.
+    The output of each layer has the scales that the next one wants of its input. `group` features share an
+    activation table: a multiple of the rows the array computes at once. Raises ValueError without samples.
     """
     if not samples:
         raise ValueError("no sample to calibrate on; expected at least one sequence")
@@ -248,11 +278,11 @@ def quantise(layers: Sequence[Layer], samples: Sequence[np.ndarray]) -> list[Int
         inputs = [t["n2"] for t in all_traces[-1]]
     wanted = [_most(traces, "x") / 127 for traces in all_traces]
     wanted.append(_most(all_traces[-1], "n2") / 127)
-    return [_quantise(*args) for args in zip(layers, all_traces, wanted, wanted[1:], strict=False)]
+    return [_quantise(*args, group) for args in zip(layers, all_traces, wanted, wanted[1:], strict=False)]
 
 
 def _quantise(
-    layer: Layer, traces: list[dict[str, np.ndarray]], into: np.ndarray, out: np.ndarray
+    layer: Layer, traces: list[dict[str, np.ndarray]], into: np.ndarray, out: np.ndarray, group: int
 ) -> IntLayer:
     q, k = _most(traces, "q"), _most(traces, "k")
     product = float((q * k).max()) / 127**2
@@ -263,10 +293,7 @@ def _quantise(
     exponential = np.round(127 * np.exp(-np.arange(256) * score)).astype(np.int8)
     o, y = _most(traces, "o") / 127, _most(traces, "y") / 127
     n1 = _most(traces, "n1") / 127
-    pre = table_scale(np.concatenate([t["pre"].reshape(-1) for t in traces]), layer.activation)
-    table = layer.activation(np.arange(256).astype(np.uint8).view(np.int8) * pre)
-    hidden = max(float(np.abs(table).max()), _TINY) / 127
-    rows = len(layer.hidden.weight)
+    tables = activation_tables(np.concatenate([t["pre"] for t in traces]), layer.activation, group)
     sums = [float(max(np.abs(t[a] + t[b]).max() for t in traces)) for a, b in (("x", "o"), ("n1", "y"))]
     return IntLayer(
         query=int_linear(layer.query, into, query),
@@ -276,14 +303,8 @@ def _quantise(
         exponential=exponential,
         output=int_linear(layer.output, value, o),
         norm1=int_norm(layer.norm1, o, into, n1, sums[0]),
-        hidden=int_linear(
-            layer.hidden,
-            n1,
-            np.full(rows, pre),
-            "TABLE",
-            np.clip(np.round(table / hidden), -128, 127).astype(np.int8),
-        ),
-        back=int_linear(layer.back, np.full(rows, hidden), y),
+        hidden=int_linear(layer.hidden, n1, tables.before, "TABLE", tables.table),
+        back=int_linear(layer.back, tables.after, y),
         norm2=int_norm(layer.norm2, y, n1, out, sums[1]),
         heads=layer.heads,
         into=into,

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from espalier.codegen.fpga.program import Builder, CapacityError
-from espalier.codegen.fpga.quantise import Layer, Linear, Norm, multiplier, quantise, to_int8
+from espalier.codegen.fpga.quantise import (
+    Layer,
+    Linear,
+    Norm,
+    activation_tables,
+    multiplier,
+    quantise,
+    to_int8,
+)
 from espalier.targets.fpga.geometry import Geometry
 from espalier.targets.fpga.layout import from_tiles, to_tiles
 from espalier.targets.fpga.run import run_stream
@@ -49,7 +57,7 @@ def test_int8_is_near_float_and_the_program_equals_it(density):
     rng = np.random.default_rng(0)
     layers = random_layers(rng, 2, 52, 100, 4, density)
     sample = lambda: rng.normal(0, 1, (21, 52)) * np.linspace(0.3, 3, 52)  # noqa: E731
-    ints = quantise(layers, [sample() for _ in range(40)])
+    ints = quantise(layers, [sample() for _ in range(40)], G.pes)
     x = sample()
     y = to_int8(x, ints[0].into)
     b = Builder(G)
@@ -79,9 +87,35 @@ def test_multiplier_keeps_sixteen_bits():
     assert (scale.mul <= 65535).all() and (scale.shift <= 47).all()
 
 
+def test_a_feature_with_outliers_costs_only_its_group():
+    rng = np.random.default_rng(0)
+    pre = rng.normal(0, 1, (500, 24))
+    pre[:, 3] *= 10
+
+    def error(group):
+        found = activation_tables(pre, gelu, group)
+        codes = np.clip(np.round(pre / found.before), -128, 127).astype(np.int8)
+        out = found.table[np.arange(24), codes.view(np.uint8)] * found.after
+        return np.sqrt(((out - gelu(pre)) ** 2).mean(0))
+
+    alone, together = error(8), error(24)
+    assert (alone[8:] < together[8:] / 3).all()
+    assert (alone[8:] < 0.02).all()
+
+
+def test_rows_computed_at_once_have_one_table():
+    b = Builder(G)
+    x = b.tensor(8, 8)
+    table = np.zeros((16, 256), np.int8)
+    table[9] = 1
+    weight, bias = np.ones((16, 8), np.int8), np.zeros(16, int)
+    with pytest.raises(ValueError, match=r"rows 0..15 of gelu take one table"):
+        b.linear(x, weight, None, bias, multiplier(np.ones(16)), "TABLE", table, "gelu")
+
+
 def test_calibration_needs_samples():
     with pytest.raises(ValueError, match="no sample to calibrate on"):
-        quantise(random_layers(np.random.default_rng(0), 1, 8, 8, 1), [])
+        quantise(random_layers(np.random.default_rng(0), 1, 8, 8, 1), [], G.pes)
 
 
 def test_a_model_too_large_says_what_is_missing():
