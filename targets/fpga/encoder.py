@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 from espalier.targets.fpga import latency
 from espalier.targets.fpga.geometry import Geometry
@@ -35,6 +37,8 @@ class Encoder:
     hidden: int
     heads: int
     vocabulary: int = 0
+    tables: bool = True
+    """The activation is a table (GELU), one a block of rows; else it takes none (ReLU)."""
 
     @property
     def weights(self) -> int:
@@ -43,8 +47,10 @@ class Encoder:
         return self.layers * each + self.vocabulary * self.width
 
 
-TRANSFORMER = Encoder("transformer-800", 2, 800, 200, 4)
+TRANSFORMER = Encoder("transformer-800", 2, 800, 200, 4, tables=False)
 """The group's Transformer for WikiText-2: emsize 800, nhid 200, 2 layers, 4 heads; without the decoder."""
+LANGUAGE_MODEL = replace(TRANSFORMER, name="transformer-800-lm", vocabulary=28_785)
+"""The same with its linear decoder."""
 TINYBERT = Encoder("tinybert-4", 4, 312, 1200, 12)
 MINILM = Encoder("minilm-6", 6, 384, 1536, 12)
 
@@ -65,22 +71,23 @@ def costs(encoder: Encoder, tokens: int, pruning: Pruning, g: Geometry, timing: 
     """Every operation in order, the sequence in and out included."""
     width, hidden = encoder.width, encoder.hidden
 
-    def linear(name: str, rows: int, k: int) -> Cost:
+    def linear(name: str, rows: int, k: int, kind: Callable[..., Cost] = latency.linear) -> Cost:
         if pruning.n is None:
             words = latency.dense_words(k, g)
         else:
             words = latency.hp_words(k, max(g.banks, round(k * pruning.columns)), pruning.n, g)
         macs = round(rows * k * pruning.density(g.banks) * tokens)
         blocks = [words] * -(-rows // g.pes)
-        return latency.linear(name, tokens, blocks, pruning.n is not None, g, timing, macs)
+        return kind(name, tokens, blocks, pruning.n is not None, g, timing, macs)
 
     out = [latency.transfer("input", "load", tokens, width, g, timing)]
     for n in range(encoder.layers):
         out += [linear(f"{n}.{name}", width, width) for name in ("query", "key", "value")]
         out += latency.attention(f"{n}.attention", tokens, width, encoder.heads, g)
         out += [linear(f"{n}.output", width, width), latency.norm(f"{n}.norm1", tokens, width, g, stats=True)]
-        out += [linear(f"{n}.hidden", hidden, width), linear(f"{n}.back", width, hidden)]
+        activated = partial(latency.linear, tables=encoder.tables)
+        out += [linear(f"{n}.hidden", hidden, width, activated), linear(f"{n}.back", width, hidden)]
         out += [latency.norm(f"{n}.norm2", tokens, width, g, stats=True)]
     if encoder.vocabulary:
-        out += [linear("decoder", encoder.vocabulary, width)]
-    return [*out, latency.transfer("output", "store", tokens, encoder.vocabulary or width, g, timing)]
+        return [*out, linear("decoder", encoder.vocabulary, width, latency.streamed)]
+    return [*out, latency.transfer("output", "store", tokens, width, g, timing)]

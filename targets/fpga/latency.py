@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from espalier.targets.fpga.geometry import Geometry
+from espalier.targets.fpga.isa import spec
 from espalier.targets.fpga.simulator import Timing
 
 _FETCH = 5  # from the first instruction to its first request
@@ -24,6 +25,7 @@ _DIVIDE = 19
 _SOFTMAX_MOST = 3
 _SOFTMAX_OUT = 6
 _VECTOR = 3  # start, leave
+_TABLES = spec()["tables"]
 RING = 16
 """Most loads a ring holds."""
 
@@ -60,9 +62,20 @@ def dense_words(k: int, g: Geometry) -> int:
 
 
 def linear(
-    name: str, tokens: int, words: Sequence[int], sparse: bool, g: Geometry, timing: Timing, macs: int = 0
+    name: str,
+    tokens: int,
+    words: Sequence[int],
+    sparse: bool,
+    g: Geometry,
+    timing: Timing,
+    macs: int = 0,
+    *,
+    tables: bool = False,
 ) -> Cost:
-    """A linear layer whose block b has `words[b]` weight words. Compute includes waits for its weights."""
+    """A linear layer whose block b has `words[b]` weight words. Compute includes waits for its weights.
+
+    `tables`: every block has its own activation table.
+    """
     tiles = tiles_of(tokens, g)
     params = -(-g.pes // g.params_per_word)
     beat = g.beats("WGT" if sparse else "WGT_DENSE")
@@ -71,13 +84,23 @@ def linear(
     fill = math.inf
     for count in words:
         cycles = tiles * max(count, g.pes // g.width)
-        beats = count * beat + params * g.beats("PAR")
-        held = max(1, min(RING, g.wgt_depth // count, g.par_depth // params))
+        beats = count * beat + params * g.beats("PAR") + tables * g.beats("TAB")
+        held = max(1, min(_TABLES if tables else RING, g.wgt_depth // count, g.par_depth // params))
         wait = (cycles + beats / timing.rate + timing.latency + _PIPE) / held
         compute += max(cycles, beats / timing.rate, wait)
         fill = min(fill, cycles, beats / timing.rate)
         total += beats
     return Cost(name, "linear", compute + g.pes / g.width + _PIPE, total, macs, fill)
+
+
+def streamed(
+    name: str, tokens: int, words: Sequence[int], sparse: bool, g: Geometry, timing: Timing, macs: int = 0
+) -> Cost:
+    """A linear layer whose result goes straight out: the array leaves a cycle to each word stored."""
+    inner = linear(name, tokens, words, sparse, g, timing, macs)
+    stored = tiles_of(tokens, g) * len(words) * g.pes // g.banks
+    beats = inner.beats + stored * g.beats("ACT")
+    return replace(inner, compute=max(inner.compute + stored, beats / timing.rate), beats=beats)
 
 
 def turn(tiles: int, slots: int, passes: int) -> float:
