@@ -46,10 +46,11 @@ def count(cells: dict[str, int]) -> Resources:
     return Resources(lut, ff, cells.get("DSP48E1", 0), bram)
 
 
-def synthesise(geometry: Geometry) -> Resources:
-    """Run `synth_xilinx -family xc7` on the core; takes minutes.
+def synthesise(geometry: Geometry, top: str = "core") -> Resources:
+    """Run `synth_xilinx -family xc7` on module `top`; the core takes minutes.
 
-    Raises UnavailableError without yosys or if it fails.
+    Modules are synthesised one by one, each kind of it once. Raises UnavailableError without yosys or if it
+    fails.
     """
     yosys = shutil.which("yosys")
     if yosys is None:
@@ -59,12 +60,17 @@ def synthesise(geometry: Geometry) -> Resources:
     rtl = Path(str(resources.files("espalier.hardware"))) / "rtl"
     paths = sorted(rtl.glob("*.sv"), key=lambda path: (path.stem != "isa_pkg", path.stem))
     sources = " ".join(map(str, paths))
-    sizes = " ".join(f"-set {name.upper()} {value}" for name, value in vars(geometry).items())
+    text = (rtl / f"{top}.sv").read_text()
+    sizes = " ".join(
+        f"-set {name.upper()} {value}"
+        for name, value in vars(geometry).items()
+        if f"parameter int {name.upper()} =" in text
+    )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "stat.json"
         script = (
-            f"read_verilog -sv {sources}; chparam {sizes} core; synth_xilinx -family xc7 -top core -flatten; "
-            f"tee -q -o {out} stat -json"
+            f"read_verilog -sv {sources}; chparam {sizes} {top}; synth_xilinx -family xc7 -top {top}; "
+            f"flatten; tee -q -o {out} stat -json"
         )
         done = subprocess.run([yosys, "-q", "-p", script], capture_output=True, text=True, check=False)
         if done.returncode or not out.exists():
