@@ -22,7 +22,7 @@ from espalier.errors import DataError
 from espalier.files import atomic, require_file
 from espalier.schedules import LinearWork
 from espalier.search.records import EXTRAS, Place, Record, parse_epilogue, parse_structure
-from espalier.sparsity import Structure
+from espalier.sparsity import Block, Structure, Unstructured
 
 HEADER = '{"espalier-records":1}'
 HINT = "give a file that `espalier tune` wrote"
@@ -61,7 +61,8 @@ class _Line(pydantic.BaseModel):
         p = getattr(structure, "p", MOST_CELLS)
         if self.n * self.k > MOST_CELLS or self.n * self.k > MOST_PATTERNS * p * p:
             raise ValueError(f"a matrix {self.n} x {self.k} of {self.structure} is larger than any")
-        if not 0 <= structure.kept_count((self.n, self.k)) <= self.n * self.k:
+        kept = structure.kept if isinstance(structure, Unstructured | Block) else 0
+        if kept > self.n * self.k or structure.kept_count((self.n, self.k)) > self.n * self.k:
             raise ValueError(f"{self.structure} does not fit a matrix {self.n} x {self.k}")
         if getattr(structure, "kc", 0) > max(self.n, self.k):
             raise ValueError(f"{self.structure} keeps more than a matrix {self.n} x {self.k} has")

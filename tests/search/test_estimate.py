@@ -1,0 +1,104 @@
+"""What a kernel's time is taken to be: measured where there is a record, learned, or its own prediction."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from espalier.schedules import LinearKernel, LinearWork, linear_candidates
+from espalier.schedules.estimate import ByRule
+from espalier.search.estimate import LEAST_GAIN, ByRecords
+from espalier.search.features import kind, known, names
+from espalier.search.records import kernel_key
+from espalier.search.trees import Trees, tree
+from espalier.sparsity import HP
+from espalier.targets.x86.classes import core_classes
+
+pytestmark = pytest.mark.unit
+
+CPU = core_classes()["znver1"].cpu
+WORK = LinearWork(384, 384, HP(32, 76, 4, 2, 4))
+BASES = linear_candidates(WORK, CPU)
+DENSE, GROUP, ROW, *_ = BASES
+
+
+def constant(value: float, kernels: list[LinearKernel]) -> Trees:
+    """Trees that know the kinds of `kernels`, and that all of them take e^value times what they predict."""
+    return Trees(names(kernels), ("znver1",), (tree([0], [value], [-1], [-1]),))
+
+
+def key(kernel: LinearKernel, tokens: int = 128, threads: int = 1) -> tuple[object, ...]:
+    return kernel_key(kernel, "znver1", tokens, threads)
+
+
+def test_by_rule_ranks_the_kernels_as_they_are() -> None:
+    found = ByRule().estimates(BASES, 128, 1)
+    assert {one.kernel for one in found} == set(BASES)
+    assert [one.milliseconds for one in found] == sorted(kernel.milliseconds(128, 1) for kernel in BASES)
+    assert {one.how for one in found} == {"predicted"}
+
+
+def test_without_records_it_is_the_rule() -> None:
+    assert ByRecords(CPU).estimates(BASES, 128, 1) == ByRule().estimates(BASES, 128, 1)
+
+
+def test_a_record_decides_whatever_is_predicted() -> None:
+    variant = ROW.variants()[7]
+    times = {key(variant): 1e-6, key(GROUP): 2.0, key(DENSE): 1.0}
+    found = ByRecords(CPU, times, constant(-9.0, BASES)).estimates(BASES, 128, 1)
+    assert (found[0].kernel, found[0].milliseconds, found[0].how) == (variant, 1e-6, "measured")
+    # of kernels without a record only dense ones are left
+    assert {one.kernel for one in found if one.how == "measured"} == {variant, GROUP, DENSE}
+    assert all("dense" in one.kernel.name for one in found if one.how == "predicted")
+
+
+@pytest.mark.parametrize(("tokens", "threads"), [(127, 1), (128, 2)])
+def test_a_record_of_other_tokens_or_threads_measures_nothing(tokens: int, threads: int) -> None:
+    found = ByRecords(CPU, {key(GROUP): 1e-9}).estimates(BASES, tokens, threads)
+    assert {one.how for one in found} == {"predicted"}
+
+
+def test_dense_stays_where_records_know_sparse_kernels_only() -> None:
+    found = ByRecords(CPU, {key(GROUP): 1e9}).estimates(BASES, 128, 1)
+    assert "dense" in found[0].kernel.name
+
+
+def test_what_was_learned_corrects_predictions_of_kinds_it_knows() -> None:
+    trees = constant(np.log(2), [GROUP])
+    own = [kernel.milliseconds(128, 1) for kernel in (GROUP, ROW)]
+    np.testing.assert_allclose(ByRecords(CPU, {}, trees).predict([GROUP, ROW], 128, 1), [2 * own[0], own[1]])
+
+
+@pytest.mark.parametrize(
+    ("gain", "changes"), [(0.0, False), (0.5 * LEAST_GAIN, False), (2 * LEAST_GAIN, True)]
+)
+def test_another_setting_must_be_predicted_to_gain_enough(gain: float, changes: bool) -> None:
+    kernels = list(GROUP.variants())
+    height = GROUP.knobs["height"]
+    # trees that level all kernels, and find those with taller blocks faster by `gain`
+    own = [kernel.milliseconds(128, 1) for kernel in kernels]
+    level = Leveller(dict(zip(kernels, own, strict=True)), height, gain)
+    (found,) = ByRecords(CPU, {}, level).estimates([GROUP], 128, 1)  # type: ignore[arg-type]
+    assert (found.kernel != GROUP) == changes
+    assert found.milliseconds == pytest.approx(1 - gain if changes else 1.0)
+    assert found.how == "predicted"
+    assert not changes or found.kernel.knobs["height"] > height
+
+
+class Leveller:
+    """Stands for trees: every kernel takes 1 ms, those with blocks taller than `height` less by `gain`."""
+
+    def __init__(self, own: dict[LinearKernel, float], height: int, gain: float) -> None:
+        self.own, self.height, self.gain = own, height, gain
+        self.features = names(own)
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        assert len(rows) == len(self.own)
+        taller = rows[:, self.features.index("knob height")] > self.height
+        wanted = np.where(taller, 1 - self.gain, 1.0)
+        return np.log(wanted / list(self.own.values()))
+
+
+def test_kinds_are_names_without_knobs() -> None:
+    assert {kind(kernel) for kernel in BASES} == {"f32-dense", "f32-group", "f32-row", "f32-raggedrow"}
+    assert known(GROUP, names(BASES)) and not known(GROUP, names([ROW]))
