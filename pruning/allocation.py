@@ -19,6 +19,10 @@ from espalier.pruning.layers import Layer
 from espalier.sparsity import Structure
 
 GRID = (0.0, 0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
+"""Sparsities that a layer may be given."""
+
+MEASURED = (0.5, 0.75, 0.9, 0.975)
+"""Those at which its loss is measured; it is interpolated between them, and from 0 at sparsity 0."""
 
 
 @dataclass(frozen=True)
@@ -41,29 +45,37 @@ def sensitivity(
     evaluate: Callable[[], float],
     *,
     grid: Sequence[float] = GRID,
+    measured: Sequence[float] = MEASURED,
     criterion: Criterion | None = None,
     cost: Callable[[Structure, tuple[int, int]], float] = kept_weights,
+    progress: Callable[[int, int, float], None] = lambda done, count, rise: None,
 ) -> dict[str, list[Choice]]:
     """How much `evaluate()` rises when one layer alone is pruned, for each layer and sparsity of the grid.
 
-    evaluate: the loss of the model on fixed data, lower is better; the weights are put back afterwards.
-    A rise below zero counts as zero, and one smaller than at a lower sparsity as that (noise of few data).
+    evaluate: the loss of the model on fixed data, lower is better; the weights are put back afterwards. It is
+    asked once, and once a layer for each sparsity of `measured`; `progress` is told how many of these are
+    done and the last rise. A rise below zero counts as zero, and one smaller than at a lower sparsity as that
+    (noise of few data). Past the last sparsity measured a loss is taken as there.
     """
     criterion = criterion or Magnitude()
     before = evaluate()
     choices: dict[str, list[Choice]] = {}
-    for layer in layers:
+    count = len(layers) * len(measured)
+    for index, layer in enumerate(layers):
         kept = layer.matrix().clone()
-        worst = 0.0
-        choices[layer.name] = []
-        for share in sorted(grid):
-            structure = structure_at(family, layer.shape, share)
-            if share > 0.0:
-                keep = structure.mask(criterion.score(layer).float().cpu().numpy())
-                layer.matrix().mul_(torch.from_numpy(keep).to(kept.device))
-                worst = max(worst, evaluate() - before)
-                layer.matrix().copy_(kept)
-            choices[layer.name].append(Choice(share, worst, cost(structure, layer.shape)))
+        score = criterion.score(layer).float().cpu().numpy()
+        rises = [0.0]
+        for done, share in enumerate(sorted(measured), start=index * len(measured) + 1):
+            keep = structure_at(family, layer.shape, share).mask(score)
+            layer.matrix().mul_(torch.from_numpy(keep).to(kept.device))
+            rises.append(max(rises[-1], evaluate() - before))
+            layer.matrix().copy_(kept)
+            progress(done, count, rises[-1])
+        losses = np.interp(sorted(grid), [0.0, *sorted(measured)], rises)
+        choices[layer.name] = [
+            Choice(share, float(loss), cost(structure_at(family, layer.shape, share), layer.shape))
+            for share, loss in zip(sorted(grid), losses, strict=True)
+        ]
     return choices
 
 
@@ -110,8 +122,11 @@ def allocate_sparsity(
     *,
     grid: Sequence[float] = GRID,
     criterion: Criterion | None = None,
+    progress: Callable[[int, int, float], None] = lambda done, count, rise: None,
 ) -> dict[str, float]:
     """Sparsities by layer that keep at most 1 - sparsity of all weights of `layers`, by sensitivity."""
-    measured = sensitivity(layers, family, lambda: evaluate(model), grid=grid, criterion=criterion)
+    choices = sensitivity(
+        layers, family, lambda: evaluate(model), grid=grid, criterion=criterion, progress=progress
+    )
     total = sum(layer.shape[0] * layer.shape[1] for layer in layers)
-    return allocate(measured, (1.0 - sparsity) * total)
+    return allocate(choices, (1.0 - sparsity) * total)

@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     task = FreshDigits()
     kept = folder / "digits-dense.pt"
-    dense = dense_model(task, task.recipe.dense_steps, 0, kept, torch.device("cpu"), Log(), lambda: False)
+    dense, _ = dense_model(task, task.recipe.dense_steps, 0, kept, torch.device("cpu"), Log(), lambda: False)
     export_checked(dense, task, folder / "digits-dense.onnx")
     prune_task(task, OPTIONS, folder / "digits-hp90.onnx", dense=kept, watch=Log())
     _, _, pixels, labels = images()

@@ -46,6 +46,9 @@ METHODS: dict[str, Callable[[int, nn.Module, Samples], Method]] = {
 CALIBRATION = 8
 """Training batches that `layerwise` looks at."""
 
+TRIALS = 2
+"""Training batches on which sensitivity is measured."""
+
 ALLOCATIONS = ("uniform", "sensitivity")
 
 TRIAL_SHAPE = (1200, 1200)
@@ -115,10 +118,13 @@ class PruneOptions:
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What came of it. metric: figures of the dense model, pruned in one shot, and retrained.
+    """What came of it.
 
+    metric: figures of the dense model; pruned in one shot (by magnitude, or by the method itself where that
+    prunes before training); and retrained.
     sparsity: {"wanted", "pruned_layers", "all_weights"}, the latter two fractions of exact zeros.
-    steps: batches of {"dense", "prune"}.
+    steps: batches of {"dense", "prune"}. onnx_error: largest difference of ONNX Runtime from torch, relative
+    to the largest output; None where nothing was exported.
     """
 
     task: str
@@ -129,7 +135,7 @@ class PruneResult:
     steps: dict[str, int]
     seconds: dict[str, float]
     versions: dict[str, str]
-    onnx_error: float
+    onnx_error: float | None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -143,12 +149,14 @@ def prune_task(
     dense: Path | None = None,
     share: bool = False,
     evaluations: int = 5,
+    export: bool = True,
     watch: Watch | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> PruneResult:
     """Train or load the dense model, prune and retrain a copy, write `output` (ONNX) and its JSON beside it.
 
     dense: file of the dense weights, read where it exists and written otherwise (default: beside the output).
+    export: whether to write ONNX at all; without it only the JSON is left.
     evaluations: how many times `watch` is told the figures during training.
     share: keep what the dense model said to each batch beside its file, for more runs from the same one.
     A run that was stopped goes on from the checkpoints beside the output; they are removed at the end.
@@ -158,18 +166,12 @@ def prune_task(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dense_file = dense or output.with_suffix(".dense.pt")
     dense_steps = options.dense_steps or task.recipe.dense_steps
-    teacher = dense_model(task, dense_steps, options.seed, dense_file, device, watch, stop)
-    figures = {"dense": task.evaluate(teacher)}
-    watch.figures("dense", figures["dense"])
+    teacher, told = dense_model(task, dense_steps, options.seed, dense_file, device, watch, stop)
+    figures = {"dense": told}
+    watch.figures("dense", told)
     dense_done = time.monotonic()
 
-    budgets = layer_budgets(teacher, task, options)
-    at_once = copy.deepcopy(teacher)
-    make_pruner(at_once, task, options, budgets, one_shot(), Magnitude()).finish()
-    figures["one_shot"] = task.evaluate(at_once)
-    watch.figures("one-shot", figures["one_shot"])
-    del at_once
-
+    budgets = layer_budgets(teacher, task, options, watch)
     settings = Settings(
         steps=options.steps or task.recipe.steps,
         rate=options.rate or task.recipe.rate,
@@ -183,6 +185,14 @@ def prune_task(
     standing = max(round(settings.steps * options.pruned_by), 1)
     method = METHODS[options.method](standing, model, lambda: samples(task, options.seed, device))
     pruner = make_pruner(model, task, options, budgets, method, CRITERIA[options.criterion]())
+    if method.done(0):
+        figures["one_shot"] = task.evaluate(model)
+    else:
+        at_once = copy.deepcopy(teacher)
+        make_pruner(at_once, task, options, budgets, one_shot(), Magnitude()).finish()
+        figures["one_shot"] = task.evaluate(at_once)
+        del at_once
+    watch.figures("one-shot", figures["one_shot"])
     checkpoint = Checkpoint(
         output.with_suffix(".checkpoint.pt"), {"task": task.name, **_plain(asdict(options)), "stage": "prune"}
     )
@@ -197,7 +207,7 @@ def prune_task(
     watch.figures("retrained", figures["retrained"])
     trained = time.monotonic()
 
-    error = export_checked(model, task, output)
+    error = export_checked(model, task, output) if export else None
     result = PruneResult(
         task=task.name,
         options=options,
@@ -227,11 +237,14 @@ def dense_model(
     device: torch.device,
     watch: Watch,
     stop: Callable[[], bool],
-) -> nn.Module:
-    """The dense model of a task: one that ships, or the weights in `path`, or trained now and kept there."""
+) -> tuple[nn.Module, dict[str, float]]:
+    """The dense model of a task and its figures.
+
+    It is one that ships, or the weights in `path`, or trained now and kept there with its figures.
+    """
     trained = task.trained()
     if trained is not None:
-        return trained.to(device).eval()
+        return trained.to(device).eval(), task.evaluate(trained)
     torch.manual_seed(seed)
     model = task.model().to(device)
     identity = {"task": task.name, "seed": seed, "steps": steps, "stage": "dense"}
@@ -245,11 +258,11 @@ def dense_model(
             model, task, settings,
             checkpoint=part, watch=watch, stage="dense", evaluate_every=max(steps // 5, 1), stop=stop,
         )  # fmt: skip
-        kept.write({"model": model.state_dict()})
+        saved = {"model": model.state_dict(), "figures": task.evaluate(model)}
+        kept.write(saved)
         part.path.unlink(missing_ok=True)
-    else:
-        model.load_state_dict(saved["model"])
-    return model.eval()
+    model.load_state_dict(saved["model"])
+    return model.eval(), saved["figures"]
 
 
 def lessons_file(dense: Path, teacher: nn.Module, settings: Settings) -> Path:
@@ -266,15 +279,22 @@ def left_dense(task: Task, options: PruneOptions) -> tuple[str, ...]:
     return options.leave if options.heads else (*task.leave, *options.leave)
 
 
-def layer_budgets(dense: nn.Module, task: Task, options: PruneOptions) -> float | dict[str, float]:
+def layer_budgets(
+    dense: nn.Module, task: Task, options: PruneOptions, watch: Watch
+) -> float | dict[str, float]:
     """The sparsity of every layer, or one by layer where it is allocated by sensitivity."""
     if options.allocation == "uniform":
         return options.sparsity
     layers = prunable_layers(dense, leave=left_dense(task, options), embeddings=options.embeddings)
     family = parse_family(options.structure)
+    batches = samples(task, options.seed, next(dense.parameters()).device)[:TRIALS]
+    with torch.no_grad():
+        outputs = [dense(*inputs) for inputs in batches]
     return allocate_sparsity(
-        dense, layers, family, options.sparsity, lambda model: mean_loss(model, task, options.seed)
-    )
+        dense, layers, family, options.sparsity,
+        lambda model: mean_distance(model, task, batches, outputs),
+        progress=lambda done, count, rise: watch.step("sensitivity", done, count, rise),
+    )  # fmt: skip
 
 
 def make_pruner(
@@ -308,13 +328,16 @@ def samples(task: Task, seed: int, device: torch.device) -> list[tuple[torch.Ten
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, task: Task, seed: int, batches: int = 4) -> float:
-    """The loss on the first few training batches, the same at every call: what sensitivity is measured by."""
-    device = next(model.parameters()).device
-    losses = []
-    for step in range(batches):
-        batch = task.batch(step, seed).to(device)
-        losses.append(task.loss(model(*batch.inputs), batch.target).item())
+def mean_distance(
+    model: nn.Module, task: Task, batches: Sequence[tuple[torch.Tensor, ...]], outputs: Sequence[torch.Tensor]
+) -> float:
+    """How far the model is from the dense one's `outputs` on `batches`: what sensitivity is measured by.
+
+    Smoother on few data than the loss against labels, and least where nothing is pruned.
+    """
+    losses = [
+        task.teaching(model(*inputs), output).item() for inputs, output in zip(batches, outputs, strict=True)
+    ]
     return float(np.mean(losses))
 
 

@@ -180,6 +180,7 @@ def _state(
         "optimizer": optimizer.state_dict(),
         "pruner": pruner.state() if pruner else None,
         "random": torch.get_rng_state(),
+        "random_gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
 
 
@@ -190,5 +191,7 @@ def _restore(
     optimizer.load_state_dict(saved["optimizer"])
     if pruner is not None:
         pruner.load(saved["pruner"])
-    torch.set_rng_state(saved["random"])
+    torch.set_rng_state(saved["random"].cpu())
+    if saved["random_gpu"]:
+        torch.cuda.set_rng_state_all([state.cpu() for state in saved["random_gpu"]])
     return saved["step"]

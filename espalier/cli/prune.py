@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from espalier.cli.options import FILE, Choice, Count, Output, common, output_option, threads_option
+from espalier.cli.options import (
+    FILE,
+    Choice,
+    Count,
+    Output,
+    common,
+    interruptible,
+    output_option,
+    threads_option,
+)
 from espalier.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -128,7 +136,7 @@ def command(
     written = path or Path(f"{name}-{structure.partition('(')[0].replace('+', '')}.onnx")
     for file in (written, written.with_suffix(".json"), *filter(None, [dense])):
         check_output(file)
-    with _interruptible() as stop, _progress(opened.metric, output) as watch:
+    with interruptible() as stop, _progress(opened.metric, output) as watch:
         result = prune_task(opened, options, written, dense=dense, watch=watch, stop=stop)
     output.note(f"wrote {written} and {written.with_suffix('.json')}")
     output.show(
@@ -158,24 +166,6 @@ def _require_torch() -> None:
         raise UnavailableError(
             "torch, which pruning needs, is not installed", hint='pip install "tvm-espalier[train]"'
         ) from None
-
-
-@contextmanager
-def _interruptible() -> Iterator[Any]:
-    """Ctrl-C ends the current step and keeps the work; a second one ends at once."""
-    asked = False
-
-    def ask(_signal: int, _frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class _Bar:

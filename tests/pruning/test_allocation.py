@@ -89,9 +89,32 @@ def test_sensitivity_never_falls_and_measures_each_layer_alone() -> None:
     def loss() -> float:
         return float((model(x) - expected).square().mean())
 
-    measured = sensitivity(layers, UnstructuredFamily(), loss, grid=(0.0, 0.5, 0.9))
+    told: list[tuple[int, int]] = []
+    measured = sensitivity(
+        layers, UnstructuredFamily(), loss,
+        grid=(0.0, 0.5, 0.9), measured=(0.5, 0.9), progress=lambda done, count, _: told.append((done, count)),
+    )  # fmt: skip
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     for layer in layers:
         losses = [choice.loss for choice in measured[layer.name]]
         assert losses[0] == 0.0 and losses == sorted(losses) and losses[-1] > 0
         total = layer.shape[0] * layer.shape[1]
         assert [choice.cost for choice in measured[layer.name]] == [total, total / 2, round(total * 0.1)]
+
+
+def test_losses_between_measured_sparsities_are_interpolated() -> None:
+    """A loss that is the number of zeros: a straight line, which interpolation gives back exactly."""
+    model = nn.Sequential(nn.Linear(10, 10, bias=False))
+    layers = prunable_layers(model)
+    calls = 0
+
+    def zeros() -> float:
+        nonlocal calls
+        calls += 1
+        return float((layers[0].matrix() == 0).sum())
+
+    (choices,) = sensitivity(
+        layers, UnstructuredFamily(), zeros, grid=(0.0, 0.25, 0.5, 0.7, 0.95), measured=(0.5, 0.9)
+    ).values()
+    assert [choice.loss for choice in choices] == pytest.approx([0, 25, 50, 70, 90])
+    assert [choice.cost for choice in choices] == [100, 75, 50, 30, 5] and calls == 3
