@@ -22,6 +22,9 @@ TIERS = ("unit", "compile", "gpu", "bench")
 # Two workers on two cores: a kernel's own threads would only fight the other worker.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What is compiled in one run must not come from another one.
+os.environ["ESPALIER_CACHE"] = ""
+
 # A background job of a script starts deaf to interrupts, and so would the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
