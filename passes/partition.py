@@ -150,11 +150,10 @@ class _Partition:
         length = group.lead[-1]
         if isinstance(length, int):
             return length
-        free = {var: self.state.bounds.get(var.name, 0) for var in tvm.tirx.analysis.undefined_vars(length)}
-        most = tvm.tirx.stmt_functor.substitute(
-            length, {var: tvm.tirx.IntImm(var.ty.dtype, n) for var, n in free.items()}
-        )
-        return int(tvm.sym.Analyzer().simplify(most))
+        analyzer = tvm.sym.Analyzer()
+        for var in tvm.tirx.analysis.undefined_vars(length):
+            analyzer.bind(var, tvm.tirx.IntImm(var.ty.dtype, self.state.bounds[var.name]))
+        return int(analyzer.simplify(length))
 
     def keep(self, group: _Group) -> bool:
         """Whether a group is worth a call; cuts norms and sums off its beginning."""
@@ -405,7 +404,7 @@ def _refuse_attention(work: _Partition, call: relax.Call) -> str:
     parts = list(call.args[:3])
     makers = [work.member(part) for part in parts]
     groups = {work.group_of(part) for part in parts}
-    if any(operator(maker) != "espalier.linear" for maker in makers if maker) or None in makers:
+    if any(maker is None or operator(maker) != "espalier.linear" for maker in makers):
         return "attention whose queries, keys or values are not made by linear layers"
     for part, maker in zip(parts[:2], makers[:2], strict=True):
         plain = maker.attrs["activation"] == "none" and not maker.attrs["residual"]

@@ -2,39 +2,43 @@
 
 Every tensor has a scale a feature. Calibration picks them: most are the largest magnitude met over 127; those
 of queries and keys are shared out so that their product has one scale; what attention gives has the scales of
-its values; what comes out of an activation table has one scale.
+its values; what comes out of an activation table has one scale a block of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from espalier.codegen.fpga.program import Builder, KeyParams, Program, Tensor
+from espalier.codegen.fpga.program import Builder, CapacityError, KeyParams, Program, Tensor
 from espalier.codegen.fpga.quantise import (
     IntLinear,
     Linear,
     Norm,
+    Tables,
+    activation_tables,
     int_add,
     int_linear,
     int_norm,
     multiplier,
-    table_scale,
 )
 from espalier.schedules.fpga import graph
 from espalier.schedules.fpga.graph import ACTIVATIONS, Part, last_uses
-from espalier.targets.fpga import semantics
+from espalier.schedules.fpga.windows import slots_of, sparse_words
+from espalier.targets.fpga import latency, semantics
+from espalier.targets.fpga.geometry import Geometry
 from espalier.targets.fpga.semantics import NormParams, Scale
+from espalier.targets.fpga.simulator import Timing
 
 _TINY = 1e-12
 _LEAST = 1e-5
 """A feature's range is never less than this part of its tensor's largest one."""
 _MASKED = -1e3
 """A key with less than this added to its scores is masked out."""
-_SAMPLED = 20_000
-"""Values kept of each sequence to choose the scale before a table."""
+_SAMPLED = 32
+"""Tokens kept of each sequence to choose the scale before a table."""
 
 Tensors = dict[str, Tensor]
 Arrays = dict[str, np.ndarray]
@@ -58,9 +62,52 @@ class LinearStep:
     def __call__(self, values: Arrays, _masks: Arrays) -> np.ndarray:
         return self.ints(values[self.x])
 
+    @property
+    def kept(self) -> int:
+        """Weights that are not pruned."""
+        return self.ints.weight.size if self.ints.mask is None else int(self.ints.mask.sum())
+
+    def words(self, g: Geometry) -> dict[str, list[int]]:
+        """For each way to compute it that fits, the weight words of every block of rows.
+
+        Raises CapacityError where none does.
+        """
+        weight, mask = self.ints.weight, self.ints.mask
+        rows, k = weight.shape
+        blocks = [slice(row, min(row + g.pes, rows)) for row in range(0, rows, g.pes)]
+        found = {"int8-dense": [latency.dense_words(k, g)] * len(blocks)}
+        if mask is not None and slots_of(k, g) <= 1 << g.slot_bits:
+            found["int8-sparse"] = [sparse_words(weight[b], mask[b], g).count for b in blocks]
+        fitting = {name: words for name, words in found.items() if max(words) <= g.wgt_depth}
+        if not fitting:
+            least = min(max(words) for words in found.values())
+            raise CapacityError(
+                f"layer {self.layer} {list(weight.shape)}: a block of rows takes {least} weight words, and "
+                f"the memory holds {g.wgt_depth}"
+            )
+        return fitting
+
+    def candidates(self, g: Geometry, timing: Timing, tokens: int) -> dict[str, float]:
+        """Predicted cycles of each way to compute it. Raises CapacityError where none fits."""
+        tables = self.ints.table is not None
+        return {
+            name: latency.linear(name, tokens, words, name == "int8-sparse", g, timing, tables=tables).compute
+            for name, words in self.words(g).items()
+        }
+
+    def kernel(self, g: Geometry) -> str:
+        """The way with the fewest weight words. Raises CapacityError where none fits."""
+        words = self.words(g)
+        return min(words, key=lambda name: sum(words[name]))
+
     def emit(self, b: Builder, tensors: Tensors, _keys: Mapping[str, KeyParams]) -> Tensor:
-        """Append it to a program."""
-        return self.ints.emit(b, tensors[self.x], self.name)
+        """Append it to a program. Raises CapacityError where it does not fit."""
+        dense = self.kernel(b.geometry) == "int8-dense"
+        ints = replace(self.ints, mask=None) if dense else self.ints
+        try:
+            return ints.emit(b, tensors[self.x], self.name)
+        except CapacityError as error:
+            raise CapacityError(f"layer {self.layer}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -189,7 +236,7 @@ class Ranges:
             self._most[item.name] = np.maximum(self._most.get(item.name, 0), most)
         for node in self.part.nodes:
             if isinstance(node, graph.Linear) and node.activation not in ("none", "relu"):
-                before = node.before(trace)[counts].reshape(-1)
+                before = node.before(trace)[counts]
                 self._before.setdefault(node.name, []).append(before[:: max(1, len(before) // _SAMPLED)])
             elif isinstance(node, graph.Norm):
                 self._keep(node.name, node.before(trace)[counts])
@@ -212,7 +259,7 @@ class Ranges:
         return float(_rounded(np.asarray(max(self._single[name], _TINY))))
 
     def before(self, name: str) -> np.ndarray:
-        """Samples of what an activation is applied to."""
+        """Samples `[M, N]` of what an activation is applied to."""
         return np.concatenate(self._before[name])
 
 
@@ -222,18 +269,20 @@ def _rounded(most: np.ndarray) -> np.ndarray:
     return np.ldexp(np.ceil(mantissa * 256 - 1 / 16), exponent - 8)
 
 
-def quantise(part: Part, ranges: Ranges) -> IntPart:
-    """int8 from float. Raises ValueError where nothing was calibrated on."""
+def quantise(part: Part, ranges: Ranges, group: int) -> IntPart:
+    """int8 from float; `group` features share an activation table: rows that the array computes at once.
+
+    Raises ValueError where nothing was calibrated on.
+    """
     if not ranges.sequences:
         raise ValueError("no sequence to calibrate on")
     scales = {item.name: ranges.most(item.name) / 127 for item in (*part.inputs, *part.nodes)}
-    tables: dict[str, tuple[float, np.ndarray]] = {}
+    tables: dict[str, Tables] = {}
     products: dict[str, float] = {}
     for node in part.nodes:
         if isinstance(node, graph.Linear) and node.activation not in ("none", "relu"):
-            before, table, after = _table(ranges.before(node.name), ACTIVATIONS[node.activation])
-            tables[node.name] = (before, table)
-            scales[node.name] = np.full(node.features, after)
+            found = activation_tables(ranges.before(node.name), ACTIVATIONS[node.activation], group)
+            tables[node.name], scales[node.name] = found, found.after
     for node in part.nodes:
         if isinstance(node, graph.Attention):
             q, k = ranges.most(node.query), ranges.most(node.key)
@@ -248,7 +297,7 @@ def _step(
     node: graph.Node,
     ranges: Ranges,
     scales: Mapping[str, np.ndarray],
-    tables: Mapping[str, tuple[float, np.ndarray]],
+    tables: Mapping[str, Tables],
     products: Mapping[str, float],
 ) -> Step:
     out = scales[node.name]
@@ -256,8 +305,8 @@ def _step(
         case graph.Linear():
             layer = Linear(node.weight.astype(np.float64), node.bias.astype(np.float64), node.mask)
             if node.name in tables:
-                before, table = tables[node.name]
-                ints = int_linear(layer, scales[node.x], np.full(node.features, before), "TABLE", table)
+                found = tables[node.name]
+                ints = int_linear(layer, scales[node.x], found.before, "TABLE", found.table)
             else:
                 kind = "RELU" if node.activation == "relu" else "NONE"
                 ints = int_linear(layer, scales[node.x], out, kind)
@@ -285,21 +334,3 @@ def _step(
                 exponential,
                 unit,
             )
-
-
-def _table(
-    before: np.ndarray, activation: Callable[[np.ndarray], np.ndarray]
-) -> tuple[float, np.ndarray, float]:
-    """Scale before an activation, its table int8 `[256]`, and the scale after it."""
-    scale = table_scale(before, activation)
-    exact = activation(np.arange(256).astype(np.uint8).view(np.int8) * scale)
-    after = max(float(np.abs(exact).max()), _TINY) / 127
-    return scale, np.clip(np.round(exact / after), -128, 127).astype(np.int8), after
-
-
-def calibrate(part: Part, sequences: Iterable[Mapping[str, np.ndarray]]) -> IntPart:
-    """int8 from float, calibrated on inputs and masks of sequences. Raises ValueError without any."""
-    ranges = Ranges(part)
-    for values in sequences:
-        ranges.add(values)
-    return quantise(part, ranges)

@@ -50,7 +50,11 @@ SUMMARY = ("mean", "median", "max", "min", "std")
     "--number", type=Count(1, 10**9), default=1, help="Runs whose mean is one measured time. Default: 1."
 )
 @click.option("--profile", is_flag=True, help="Print a table by layer of one run's times.")
-@click.option("--device", type=Choice("cpu"), default="cpu", help="Where to run. Default: cpu.")
+@click.option(
+    "--device",
+    type=Choice("cpu", "functional", "rtl"),
+    help="What runs it: cpu; for an FPGA the functional simulator (default) or the RTL by Verilator.",
+)
 @threads_option
 @common
 def command(
@@ -64,7 +68,7 @@ def command(
     repeat: int,
     number: int,
     profile: bool,
-    device: str,
+    device: str | None,
     threads: int | None,
     output: Output,
 ) -> None:
@@ -83,7 +87,7 @@ def command(
     if path is not None:
         check_overwrite(path, package, inputs)
     loaded = Package.load(package)
-    executor = loaded.executor(threads=threads)
+    executor = loaded.executor(threads=threads, device=device)
     if inputs is not None:
         arrays = read_npz(inputs)
     else:
@@ -102,6 +106,8 @@ def command(
         },
         "time_ms": times,
     }
+    if executor.how != "measured":
+        result["how"] = executor.how
     if profile:
         result["profile"] = _profile(calls, loaded.metadata.layers)
 
@@ -113,6 +119,8 @@ def command(
             _print_profile(result["profile"], output)
         if print_time:
             click.echo("\nExecution time summary:")
+            if executor.how != "measured":
+                click.echo(f"(the accelerator's, {executor.how}; the host's steps are not counted)")
             click.echo("".join(f"{f'{name} (ms)':^13}" for name in SUMMARY))
             click.echo("".join(f"{times[name]:^13.4f}" for name in SUMMARY))
 
@@ -122,21 +130,33 @@ def command(
 def _profile(calls: Sequence[CallTime], layers: Sequence[LayerInfo]) -> list[dict[str, Any]]:
     """Every kernel of the run in the order of the calls, with the name of its linear layer where it is one's.
 
-    Layers are listed in the order in which they are called, and a kernel's function is named after it.
+    Layers are listed in the order in which they are called, and a kernel's function is named after it, where
+    the call does not name its layer itself.
     """
     waiting = list(layers)
     rows = []
     for call in calls:
         function = waiting[0].kernel.replace("-", "_") if waiting else ""
         named = bool(waiting) and call.kernel.rpartition("_")[0] == function
-        layer = waiting.pop(0).name if named else None
-        rows.append({"layer": layer, "kernel": call.kernel, "ms": call.milliseconds})
+        layer = call.layer or (waiting.pop(0).name if named else None)
+        rows.append({"layer": layer, "kernel": call.kernel, "ms": call.milliseconds, **call.figures})
     return rows
 
 
 def _print_profile(rows: list[dict[str, Any]], output: Output) -> None:
     total = sum(row["ms"] for row in rows)
+    figures = list(
+        dict.fromkeys(name for row in rows for name in row if name not in ("layer", "kernel", "ms"))
+    )
     table = [
-        [row["layer"] or "", row["kernel"], row["ms"], f"{100 * row['ms'] / total:.1f} %"] for row in rows
+        [
+            row["layer"] or "",
+            row["kernel"],
+            row["ms"],
+            f"{100 * row['ms'] / total:.1f} %",
+            *(row.get(name, "") for name in figures),
+        ]
+        for row in rows
     ]
-    output.table(("layer", "kernel", "ms", "share"), [*table, ["all", "", total, "100.0 %"]])
+    summed = ["all", "", total, "100.0 %", *("" for _ in figures)]
+    output.table(("layer", "kernel", "ms", "share", *figures), [*table, summed])

@@ -1,0 +1,211 @@
+"""Parts in int8: near the float ones, and their programs equal the integer reference bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espalier.codegen.fpga.costs import costs
+from espalier.codegen.fpga.integer import IntPart, LinearStep, Ranges, quantise
+from espalier.codegen.fpga.program import Builder, CapacityError, Pool
+from espalier.schedules.fpga.graph import Add, Attention, Input, Linear, Norm, Part, last_uses
+from espalier.targets.fpga import isa, latency, semantics
+from espalier.targets.fpga.geometry import Geometry
+from espalier.targets.fpga.layout import from_tiles, to_tiles
+from espalier.targets.fpga.run import run_stream
+from espalier.targets.host import host
+from espalier.targets.parse import parse_target
+
+pytestmark = pytest.mark.unit
+G = Geometry(16, 4, 8, 8, 4, 16, 8, 4096, 1024, 256, 32)
+
+
+def linear(rng, name, x, n, k, activation="none", density=1.0, size=1.0):
+    weight = (rng.normal(0, size * (k * density) ** -0.5, (n, k))).astype(np.float32)
+    mask = rng.random((n, k)) < density
+    mask[:, 0] = True
+    bias = rng.normal(0, 0.1, n).astype(np.float32)
+    weight = np.where(mask, weight, 0)
+    return Linear(name, name, x, weight, bias, None if density == 1 else mask, "made up", activation)
+
+
+def pre_norm(rng, tokens, width, hidden, heads, activation="gelu", density=0.4, masks=("mask",), mask="mask"):
+    """A pre-norm layer: its sums are read twice, and its norms read them unrounded."""
+
+    def norm(name, x, residual=None):
+        gamma, beta = rng.normal(1, 0.2, width), rng.normal(0, 0.2, width)
+        return Norm(name, x, residual, gamma.astype(np.float32), beta.astype(np.float32), 1e-5)
+
+    nodes = (
+        norm("n1", "x"),
+        linear(rng, "q", "n1", width, width, density=density, size=0.7),
+        linear(rng, "k", "n1", width, width, density=density, size=0.7),
+        linear(rng, "v", "n1", width, width, density=density),
+        Attention("a", "q", "k", "v", mask, heads, (width // heads) ** -0.5, width),
+        linear(rng, "o", "a", width, width, density=density),
+        Add("s1", "x", "o", width),
+        norm("n2", "x", "o"),
+        linear(rng, "h", "n2", hidden, width, activation, density),
+        linear(rng, "y", "h", width, hidden, density=density),
+        Add("s2", "s1", "y", width),
+        norm("n3", "s1", "y"),
+    )
+    return Part("part0", (Input("x", width),), masks, nodes, ("s2", "n3"), tokens, True)
+
+
+def sample(rng, part, keep=1.0):
+    values = {item.name: rng.normal(0, 1, (part.tokens, item.features)) for item in part.inputs}
+    kept = rng.random(part.tokens) < keep
+    kept[0] = True
+    return {**values, "mask": np.where(kept, 0.0, -10_000.0)}
+
+
+def to_int8(part: IntPart, values):
+    return {
+        item.name: np.clip(np.round(values[item.name] / part.scales[item.name]), -128, 127).astype(np.int8)
+        for item in part.part.inputs
+    }
+
+
+def run_program(ints: IntPart, tokens: int, inputs, masks, g=G):
+    """The outputs of the functional simulator, by name."""
+    program = ints.emit(Builder(g), tokens)
+    images = [to_tiles(inputs[item.name], g) for item in ints.part.inputs]
+    for step in ints.masked:
+        mask = np.full(-(-tokens // g.pes) * g.pes, -np.inf)
+        mask[: len(masks[step.mask])] = masks[step.mask]
+        entries = isa.pack_params(
+            "linear",
+            bias=semantics.key_bias(mask, step.unit),
+            mul=np.full(len(mask), int(step.scores.mul)),
+            shift=np.full(len(mask), int(step.scores.shift)),
+        )
+        images.append(entries)
+    assert sum(image.nbytes for image in images) == program.input_bytes
+    out = run_stream("functional", g, program.stream, program.constants, images, program.output_bytes).output
+    found, at = {}, 0
+    for name in ints.part.outputs:
+        features = ints.part.features(name)
+        shape = (-(-tokens // g.tokens), -(-features // g.banks), g.banks, g.tokens)
+        size = int(np.prod(shape))
+        found[name] = from_tiles(out[at : at + size].view(np.int8).reshape(shape), tokens, features)
+        at += size
+    assert at == program.output_bytes
+    return found
+
+
+@settings(max_examples=12)
+@given(
+    seed=st.integers(0, 99),
+    tokens=st.integers(1, 40),
+    heads=st.integers(1, 3),
+    size=st.integers(1, 9),
+    hidden=st.integers(1, 50),
+    activation=st.sampled_from(["none", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh"]),
+    density=st.sampled_from([0.15, 0.5, 1.0]),
+    masked=st.booleans(),
+)
+def test_the_program_equals_the_integer_reference(
+    seed, tokens, heads, size, hidden, activation, density, masked
+):
+    rng = np.random.default_rng(seed)
+    mask = "mask" if masked else None
+    part = pre_norm(rng, tokens, heads * size, hidden, heads, activation, density, (mask,) * masked, mask)
+    ranges = Ranges(part)
+    for _ in range(3):
+        ranges.add(sample(rng, part, 0.7))
+    ints = quantise(part, ranges, G.pes)
+    values = sample(rng, part, 0.7)
+    inputs, masks = to_int8(ints, values), {"mask": values["mask"]}
+    expected = ints(inputs, masks)
+    found = run_program(ints, tokens, inputs, masks)
+    for name in part.outputs:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_int8_is_near_float(activation):
+    rng = np.random.default_rng(1)
+    part = pre_norm(rng, 24, 48, 80, 4, activation)
+    ranges = Ranges(part)
+    for _ in range(30):
+        ranges.add(sample(rng, part, 0.7))
+    ints = quantise(part, ranges, G.pes)
+    values = sample(rng, part, 0.7)
+    exact = part.trace(values)
+    found = ints(to_int8(ints, values), {"mask": values["mask"]})
+    for name in part.outputs:
+        error = found[name] * ints.scales[name] - exact[name]
+        assert np.sqrt((error**2).mean() / (exact[name] ** 2).mean()) < 0.04
+
+
+def test_a_shorter_sequence_is_padded_and_its_padding_masked():
+    rng = np.random.default_rng(2)
+    part = replace(pre_norm(rng, 24, 16, 24, 2), fixed=False)
+    ranges = Ranges(part)
+    ranges.add(sample(rng, part))
+    ints = quantise(part, ranges, G.pes)
+    values = {"x": rng.normal(0, 1, (11, 16))}
+    inputs = to_int8(ints, values)
+    short = ints(inputs, {"mask": np.zeros(11)})
+    padded = {"x": np.concatenate([inputs["x"], np.zeros((13, 16), np.int8)])}
+    long = run_program(ints, 24, padded, {"mask": np.zeros(11)})
+    for name in part.outputs:
+        np.testing.assert_array_equal(long[name][:11], short[name])
+
+
+def test_programs_of_a_pool_share_their_weights():
+    rng = np.random.default_rng(3)
+    part = pre_norm(rng, 24, 32, 40, 2)
+    ranges = Ranges(part)
+    ranges.add(sample(rng, part))
+    ints = quantise(part, ranges, G.pes)
+    pool = Pool(G)
+    alone = len(ints.emit(Builder(G), 24).constants)
+    ints.emit(Builder(G, pool), 16)
+    assert len(ints.emit(Builder(G, pool), 24).constants) == alone == len(bytes(pool))
+
+
+def test_a_layer_is_dense_where_that_takes_fewer_words_and_says_where_it_does_not_fit():
+    rng = np.random.default_rng(4)
+    part = pre_norm(rng, 8, 64, 64, 2, density=0.9)
+    ranges = Ranges(part)
+    ranges.add(sample(rng, part))
+    steps = [s for s in quantise(part, ranges, G.pes).steps if isinstance(s, LinearStep)]
+    for step in steps:
+        words = step.words(G)
+        assert set(words) == {"int8-dense", "int8-sparse"} and len(words["int8-dense"]) == -(-64 // G.pes)
+        assert step.kernel(G) == min(words, key=lambda name: sum(words[name]))
+        assert step.kept == int(step.ints.mask.sum())
+    small = replace(G, wgt_depth=4)
+    with pytest.raises(CapacityError, match=r"layer q \[64, 64\]: a block of rows takes \d+ weight words"):
+        steps[0].kernel(small)
+
+
+def test_the_costs_name_every_layer_and_their_sum_is_the_total():
+    rng = np.random.default_rng(5)
+    part = pre_norm(rng, 32, 64, 64, 2)
+    ranges = Ranges(part)
+    ranges.add(sample(rng, part))
+    target = parse_target("fpga -board=pynq-z2")
+    ints = quantise(part, ranges, target.geometry.pes)
+    program = ints.emit(Builder(target.geometry), 32)
+    items = costs(ints, program, 32, target)
+    assert [layer for layer, _ in items if layer] == ["q", "k", "v", "o", "h", "y"]
+    assert {cost.kind for _, cost in items} == {"load", "linear", "turn", "softmax", "norm", "store"}
+    assert latency.total([c for _, c in items], target.timing) > sum(c.compute for _, c in items)
+    macs = sum(cost.macs for layer, cost in items if layer)
+    assert macs == 32 * sum(s.kept for s in ints.steps if isinstance(s, LinearStep))
+    assert host() == target.host
+
+
+def test_calibration_needs_samples_and_tensors_are_freed_after_their_last_use():
+    part = pre_norm(np.random.default_rng(6), 8, 8, 8, 1)
+    with pytest.raises(ValueError, match="no sequence to calibrate on"):
+        quantise(part, Ranges(part), G.pes)
+    last = last_uses(part.nodes, part.outputs)
+    assert last["x"] == 7 and last["s1"] == 11 and "s2" not in last
