@@ -1,9 +1,10 @@
 """Encoders on every board at every sparsity, dense on the same accelerator, and this machine's CPU.
 
-Board times are predicted by the closed-form model at an assumed clock; the CPU is measured, ONNX Runtime on
-the dense model of the same shape. transformer-800-lm is transformer-800 with its linear decoder.
+Board times are predicted by the closed-form model at an assumed clock, within 5 % on average of the simulated
+RTL; the CPU is measured, ONNX Runtime on the dense model of the same shape. transformer-800-lm is
+transformer-800 with its linear decoder. Markdown on stdout; --write also puts it into docs/results/.
 
-    python benchmarks/fpga.py --tokens 128 --threads 1
+    python benchmarks/fpga.py --tokens 128 --threads 1 --write
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from espalier.bench.machine import this_machine
 from espalier.targets.fpga import encoder, latency, search
 from espalier.targets.fpga.boards import Board, boards
 from espalier.targets.fpga.encoder import DENSE, Encoder, Pruning
@@ -28,16 +32,34 @@ def pruning(sparsity: float, banks: int) -> Pruning:
     return Pruning(columns=(1 - sparsity) * 2, n=banks // 2)
 
 
-def row(model: Encoder, tokens: int, board: Board, how: Pruning) -> tuple[float, float, dict[str, float]]:
-    """Milliseconds, use of the array (multiply-adds that count over what it could do), share of cycles."""
+@dataclass(frozen=True)
+class Row:
+    """One encoder on one board at one sparsity."""
+
+    ms: float
+    use: float
+    """Multiply-adds that count, over what the array could do meanwhile."""
+    linear: float
+    """Cycles of the linear layers."""
+    shares: dict[str, float]
+    """Part of the cycles by kind of operation."""
+
+
+def row(model: Encoder, tokens: int, board: Board, how: Pruning) -> Row:
+    """The prediction for a board's standard geometry."""
     g = search.standard(board)
     timing = board.timing(g)
     parts = encoder.costs(model, tokens, how, g, timing)
     cycles = latency.total(parts, timing)
-    shares: dict[str, float] = defaultdict(float)
+    spent: dict[str, float] = defaultdict(float)
     for part in parts:
-        shares["products" if part.name.endswith("products") else part.kind] += part.compute / cycles
-    return board.milliseconds(cycles), sum(p.macs for p in parts) / (cycles * g.macs), dict(shares)
+        spent["products" if part.name.endswith("products") else part.kind] += part.compute
+    return Row(
+        board.milliseconds(cycles),
+        sum(part.macs for part in parts) / (cycles * g.macs),
+        spent["linear"],
+        {kind: value / cycles for kind, value in spent.items()},
+    )
 
 
 def onnx_model(model: Encoder, tokens: int):
@@ -112,6 +134,32 @@ def cpu_milliseconds(model: Encoder, tokens: int, threads: int) -> float:
     return 1e3 * float(np.median(times))
 
 
+def table(model: Encoder, tokens: int, cpu: float) -> list[str]:
+    """Markdown lines of one encoder; `cpu` is the CPU's time in ms."""
+    columns = ("board", "MHz", "geometry", "sparsity", "ms", "fps", "array used", "x dense")
+    columns += ("linear layers x dense (of 1 / density)", "x CPU", "cycles by kind")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for board in boards().values():
+        g = search.standard(board)
+        head = f"| {board.name} | {board.mhz} | {g.label}"
+        if encoder.activation_words(model, tokens, g) > g.act_depth:
+            lines.append(f"{head} | activations do not fit on chip{' |' * 8}")
+            continue
+        dense = row(model, tokens, board, DENSE)
+        for sparsity in (0.0, *SPARSITIES):
+            found = row(model, tokens, board, pruning(sparsity, g.banks)) if sparsity else dense
+            gain = dense.linear / found.linear
+            parts = ", ".join(
+                f"{name} {100 * part:.0f} %" for name, part in found.shares.items() if part >= 0.005
+            )
+            lines.append(
+                f"{head} | {100 * sparsity:.0f} % | {found.ms:.3f} | {1e3 / found.ms:.0f} "
+                f"| {100 * found.use:.0f} % | {dense.ms / found.ms:.2f} "
+                f"| {gain:.2f} ({gain * (1 - sparsity):.2f}) | {cpu / found.ms:.1f} | {parts} |"
+            )
+    return lines
+
+
 def main() -> None:
     """Print one table a model."""
     parser = argparse.ArgumentParser(
@@ -119,32 +167,31 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help="write docs/results/fpga_sN.md as well")
     args = parser.parse_args()
+    lines = [
+        f"# Encoders on FPGA boards, batch 1, {args.tokens} tokens",
+        "",
+        "Board times are predicted by `benchmarks/fpga.py`: the closed-form model of the accelerator, held",
+        "against the simulated RTL by the tests, at a clock that is assumed (nothing was placed and routed).",
+        "HP is bank-balanced: half of each vector of 8, in as many columns as that leaves. `x dense` is",
+        "against the dense model on the same accelerator, `x CPU` against ONNX Runtime on the dense model on",
+        "this machine. `products` are those of attention, `turn` the copies they need.",
+    ]
     for model in (encoder.TRANSFORMER, encoder.LANGUAGE_MODEL, encoder.TINYBERT, encoder.MINILM):
         cpu = cpu_milliseconds(model, args.tokens, args.threads)
-        print(f"\n{model.name}, {args.tokens} tokens")
-        print(f"ONNX Runtime, dense, {args.threads} threads of this CPU: {cpu:.2f} ms (measured)")
+        lines += ["", f"## {model.name}", ""]
+        lines.append(f"ONNX Runtime, dense, {args.threads} thread(s) of this CPU: {cpu:.2f} ms (measured).")
         if model.name.startswith(encoder.TRANSFORMER.name):
-            print("published:", ", ".join(f"{name} {ms} ms" for name, ms in PUBLISHED.items()))
-        columns = (("board", -12), ("MHz", 4), (" geometry", -17), ("sparsity", 9), ("ms", 9), ("fps", 8))
-        columns += (("use", 6), ("x dense", 8), ("x CPU", 7))
-        print("".join(f"{name:{'<' if size < 0 else '>'}{abs(size)}}" for name, size in columns) + "  cycles")
-        for board in boards().values():
-            g = search.standard(board)
-            if encoder.activation_words(model, args.tokens, g) > g.act_depth:
-                print(f"{board.name:<12}{board.mhz:>4} {g.label:<16} activations do not fit on chip")
-                continue
-            dense = row(model, args.tokens, board, DENSE)[0]
-            for sparsity in (0.0, *SPARSITIES):
-                how = pruning(sparsity, g.banks) if sparsity else DENSE
-                ms, use, shares = row(model, args.tokens, board, how)
-                parts = " ".join(
-                    f"{name} {100 * part:.0f}%" for name, part in shares.items() if part >= 0.005
-                )
-                print(
-                    f"{board.name:<12}{board.mhz:>4} {g.label:<16}{100 * sparsity:>8.0f}%{ms:>9.3f}"
-                    f"{1e3 / ms:>8.0f}{use:>6.2f}{dense / ms:>8.2f}{cpu / ms:>7.1f}  {parts}"
-                )
+            published = ", ".join(f"{name} {ms} ms" for name, ms in PUBLISHED.items())
+            lines.append(f"Published for this Transformer at 90 %: {published}.")
+        lines += ["", *table(model, args.tokens, cpu)]
+    lines += ["", this_machine(("onnxruntime",)).line()]
+    text = "\n".join(lines) + "\n"
+    print(text, end="")
+    if args.write:
+        folder = Path(__file__).parent.parent / "docs" / "results"
+        (folder / f"fpga_s{args.tokens}.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 A generator is a module with
   DUMPS       the kinds of code it can show, for --dump-code;
+  CALIBRATED  whether it needs `State.samples`, whatever the data type;
   generate(state, target, request) -> Product.
 """
 
@@ -13,8 +14,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from espalier.passes.state import State
     from espalier.runtime.signature import Signature
     from espalier.targets.target import Target
@@ -31,8 +30,6 @@ class Request:
     dump: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     """Settings of TVM's PassContext."""
-    samples: Mapping[str, np.ndarray] | None = None
-    """Inputs by name to calibrate on."""
     bounded: frozenset[str] = frozenset()
     """Named dimensions whose most the user has chosen."""
 
@@ -59,6 +56,7 @@ class Generator(Protocol):
     """What a generator's module offers."""
 
     DUMPS: Sequence[str]
+    CALIBRATED: bool
 
     def generate(self, state: State, target: Any, request: Request) -> Product: ...
 

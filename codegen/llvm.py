@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from espalier.passes.state import State
 
 DUMPS = ("relax", "tir", "ll", "asm")
+CALIBRATED = False
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Partition: cut out what an accelerator runs and leave a call in its place.
 
-Taken are linear layers, self-attention with a mask over keys or none, layer norms and sums, joined into parts
-as large as can be: an op joins a part if nothing it reads needs the part and is not in it. A part that would do
-little work for what goes in and out stays on the host, and so do norms and sums at its beginning.
+Taken are linear layers, self-attention with a mask that all heads share, layer norms and sums, joined into
+parts as large as can be: an op joins a part if nothing it reads needs the part and is not in it. A part that
+would do little work for what goes in and out stays on the host, and so do norms and sums at its beginning.
 """
 
 from __future__ import annotations
@@ -188,23 +188,20 @@ class _Partition:
 
     def inputs(self, group: _Group) -> list[relax.Var]:
         """Tensors that a group reads and does not make, masks left out."""
-        return self._outside(group, masks=False)
-
-    def masks(self, group: _Group) -> list[relax.Var]:
-        """Masks that a group reads."""
-        return self._outside(group, masks=True)
-
-    def _outside(self, group: _Group, *, masks: bool) -> list[relax.Var]:
+        masks = self.masks(group)
         inside = {self.pairs[index][0] for index in group.members}
-        found: dict[relax.Var, None] = {}
+        read = (var for index in group.members for var in variables(self.pairs[index][1]))
+        outside = (var for var in read if var not in inside and self.constant(var) is None)
+        return list(dict.fromkeys(var for var in outside if not any(var.same_as(mask) for mask in masks)))
+
+    def masks(self, group: _Group) -> list[relax.Expr]:
+        """Masks that a group reads, constant ones too."""
+        found: list[relax.Expr] = []
         for index in group.members:
-            value = self.pairs[index][1]
-            mask = value.args[3] if operator(value) == "espalier.attention" and value.attrs["mask"] else None
-            for var in variables(value):
-                is_mask = mask is not None and var.same_as(mask)
-                if is_mask == masks and var not in inside and self.constant(var) is None:
-                    found[var] = None
-        return list(found)
+            mask = _mask(self.pairs[index][1])
+            if mask is not None and not any(mask.same_as(other) for other in found):
+                found.append(mask)
+        return found
 
     def outputs(self, group: _Group) -> list[relax.Var]:
         """Tensors of a group that others read."""
@@ -252,7 +249,7 @@ class _Partition:
     def _emit_call(
         self, group: _Group, part: Part, new: dict[relax.Var, relax.Expr], builder: relax.BlockBuilder
     ) -> None:
-        args = [new.get(var, var) for var in (*self.inputs(group), *self.masks(group))]
+        args = [substitute(arg, new) for arg in (*self.inputs(group), *self.masks(group))]
         outputs = self.outputs(group)
         types = [relax.TensorType(dims(var), "float32") for var in outputs]
         call = relax.call_dps_packed(symbol(part.name), args, types if len(types) > 1 else types[0])
@@ -275,6 +272,7 @@ class _Extraction:
         self.sums: dict[relax.Var, tuple[str, str]] = {}
         """A sum to its terms: a norm of it adds them itself."""
         self.nodes: list[graph.Node] = []
+        self.masks: list[relax.Expr] = []
         self.fixed = isinstance(group.lead[-1], int)
 
     def part(self, name: str) -> Part:
@@ -282,8 +280,7 @@ class _Extraction:
         inputs, masks = work.inputs(group), work.masks(group)
         for number, var in enumerate(inputs):
             self.names[var] = f"input{number}"
-        for number, var in enumerate(masks):
-            self.names[var] = f"mask{number}"
+        self.masks = masks
         for index in group.members:
             var, value = work.pairs[index]
             self.names[var] = _NODES[operator(value)](self, var, value)
@@ -298,7 +295,7 @@ class _Extraction:
         return Part(
             name,
             tuple(Input(self.names[var], dims(var)[-1]) for var in inputs),
-            (*(self.names[var] for var in masks), *([PADDING] if padded else [])),
+            (*(f"mask{number}" for number in range(len(masks))), *([PADDING] if padded else [])),
             tuple(reversed(kept)),
             outputs,
             work.tokens(group),
@@ -358,13 +355,25 @@ class _Extraction:
     def attention(self, _var: relax.Var, call: relax.Call) -> str:
         query, key, value = call.args[:3]
         name = self._named("attention")
-        mask = self.names[call.args[3]] if call.attrs["mask"] else None
-        if mask is None and not self.fixed:
-            mask = PADDING
+        given = _mask(call)
+        mask = PADDING if not self.fixed else None
+        square = given is not None and not _is_one(dims(given)[2])
+        if given is not None:
+            mask = f"mask{next(n for n, other in enumerate(self.masks) if other.same_as(given))}"
         heads, scale = int(call.attrs["heads"]), float(call.attrs["scale"])
         names = (self.names[part] for part in (query, key, value))
-        self.nodes.append(graph.Attention(name, *names, mask, heads, scale, dims(value)[-1]))
+        self.nodes.append(graph.Attention(name, *names, mask, heads, scale, dims(value)[-1], square))
         return name
+
+
+def _mask(value: relax.Expr) -> relax.Expr | None:
+    """The mask of an attention that has one."""
+    is_masked = operator(value) == "espalier.attention" and value.attrs["mask"]
+    return value.args[3] if is_masked else None
+
+
+def _is_one(dim: object) -> bool:
+    return isinstance(dim, int) and dim == 1
 
 
 def _refuse_shape(value: relax.Expr) -> str:
@@ -415,8 +424,13 @@ def _refuse_attention(work: _Partition, call: relax.Call) -> str:
     if call.attrs["mask"]:
         mask = dims(call.args[3])
         lead = dims(parts[0])
-        if mask[1] != 1 or mask[2] != 1 or not same_dims(mask[3:], lead[1:2]):
-            return "attention with a mask that is not over keys alone"
+        over_queries = same_dims(mask[2:3], lead[1:2])
+        if (
+            not _is_one(mask[1])
+            or not (_is_one(mask[2]) or over_queries)
+            or not same_dims(mask[3:], lead[1:2])
+        ):
+            return "attention with a mask that differs from head to head"
     return _refuse_shape(call)
 
 

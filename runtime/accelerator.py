@@ -70,6 +70,8 @@ class Part:
     name: str
     inputs: tuple[Tensor, ...]
     masks: int
+    squares: tuple[int, ...]
+    """Masks over queries and keys, which become tensors; the others are over keys."""
     keys: tuple[Keys, ...]
     outputs: tuple[Tensor, ...]
     params: Span
@@ -89,3 +91,12 @@ class Accelerator:
     timing: Timing
     """Of external memory, assumed."""
     parts: tuple[Part, ...]
+
+    def summary(self) -> str:
+        """One line for people: how long each part takes."""
+        times = [
+            f"{part.name} {program.cycles / (self.mhz * 1e3):.4g} ms for {program.tokens} tokens"
+            for part in self.parts
+            for program in part.programs
+        ]
+        return f"{self.geometry.label} at {self.mhz} MHz, predicted: {', '.join(times)}"

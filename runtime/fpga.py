@@ -135,7 +135,7 @@ class FpgaExecutor:
                 device.region(index, start, size)
             device.write(starts[0], params)
             for sequence in range(batch):
-                chosen = [mask[sequence if len(mask) == batch else 0].reshape(-1) for mask in masks]
+                chosen = [_additive(mask[sequence if len(mask) == batch else 0, 0]) for mask in masks]
                 image = self._image(part, program, [x[sequence] for x in inputs], chosen)
                 device.write(starts[1], image)
                 try:
@@ -157,22 +157,27 @@ class FpgaExecutor:
 
     def _input_bytes(self, part: Part, program: Program) -> int:
         g = self.accelerator.geometry
-        words = sum(-(-len(t.scales) // g.banks) for t in part.inputs) * -(-program.tokens // g.tokens)
+        widths = [*(len(t.scales) for t in part.inputs), *(program.tokens for _ in part.squares)]
+        words = sum(-(-width // g.banks) for width in widths) * -(-program.tokens // g.tokens)
         return words * g.word_bytes + 8 * self._key_entries(program) * len(part.keys)
 
     def _image(
         self, part: Part, program: Program, inputs: Sequence[np.ndarray], masks: Sequence[np.ndarray]
     ) -> bytes:
-        """Region 1: the inputs in tiles, then the parameters of each attention's keys."""
+        """Region 1: the inputs in tiles, masks over queries and keys, the parameters of attentions' keys."""
         chunks = []
         for tensor, x in zip(part.inputs, inputs, strict=True):
             ints = np.zeros((program.tokens, x.shape[1]), np.int8)
             ints[: len(x)] = np.clip(np.round(x / np.asarray(tensor.scales)), -128, 127)
             chunks.append(to_tiles(ints, self.accelerator.geometry).tobytes())
         length = len(inputs[0])
+        for index in part.squares:
+            square = np.full((program.tokens, program.tokens), -128, np.int8)
+            square[:length, :length] = _hidden(masks[index])
+            chunks.append(to_tiles(square, self.accelerator.geometry).tobytes())
         for keys in part.keys:
             mask = np.full(self._key_entries(program), -np.inf)
-            mask[:length] = 0 if keys.mask < 0 else _additive(masks[keys.mask])
+            mask[:length] = 0 if keys.mask < 0 else masks[keys.mask][0]
             entries = isa.pack_params(
                 "linear",
                 bias=semantics.key_bias(mask, keys.unit),
@@ -202,6 +207,15 @@ def _sequences(array: np.ndarray) -> np.ndarray:
 def _additive(mask: np.ndarray) -> np.ndarray:
     """A mask as numbers to add to scores: 0 where a bool keeps a key."""
     return np.where(mask, 0.0, -np.inf) if mask.dtype == bool else mask
+
+
+def _hidden(mask: np.ndarray) -> np.ndarray:
+    try:
+        return semantics.hidden(mask)
+    except ValueError as error:
+        raise DataError(
+            f"{error}, which the accelerator cannot add to scores", hint="compile the model for a CPU"
+        ) from None
 
 
 def _up(size: int, unit: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from espalier.codegen.fpga.integer import AttentionStep, IntPart, LinearStep
 from espalier.codegen.fpga.program import Program
 from espalier.targets.fpga import latency
@@ -18,6 +20,9 @@ def costs(ints: IntPart, program: Program, tokens: int, target: Fpga) -> list[tu
         ("", latency.transfer(f"input {item.name}", "load", tokens, item.features, g, timing))
         for item in part.inputs
     ]
+    found += [
+        ("", latency.transfer(f"input {name}", "load", tokens, tokens, g, timing)) for name in ints.squares
+    ]
     for step in ints.steps:
         if isinstance(step, LinearStep):
             blocks = [i for i in sections[step.name] if i.name == "LINEAR"]
@@ -30,6 +35,9 @@ def costs(ints: IntPart, program: Program, tokens: int, target: Fpga) -> list[tu
         elif isinstance(step, AttentionStep):
             features = len(ints.scales[step.name])
             found += [("", cost) for cost in latency.attention(step.name, tokens, features, step.heads, g)]
+            if step.square:
+                hide = latency.norm(f"{step.name}.hide", tokens, tokens, g, stats=False)
+                found.append(("", replace(hide, compute=hide.compute * step.heads)))
         else:
             features = len(ints.scales[step.name])
             found.append(("", latency.norm(step.name, tokens, features, g, stats=step.stats)))

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import relax
-
 from espalier.codegen import llvm
 from espalier.codegen.fpga.calibration import calibrate
 from espalier.codegen.fpga.costs import costs
@@ -15,7 +13,6 @@ from espalier.codegen.fpga.integer import IntPart, LinearStep, quantise
 from espalier.codegen.fpga.program import Builder, CapacityError, Pool, Program
 from espalier.codegen.generator import Product, Request
 from espalier.errors import ModelError
-from espalier.passes.graph import bindings, dims, operator
 from espalier.passes.partition import PADDING
 from espalier.passes.state import State
 from espalier.runtime import accelerator as runtime
@@ -24,6 +21,7 @@ from espalier.targets.fpga import latency
 from espalier.targets.fpga.target import Fpga
 
 DUMPS = (*llvm.DUMPS, "isa")
+CALIBRATED = True
 SHORTEST = 16
 """Programs are made for this many tokens, twice as many and so on, where a model's sequences may differ."""
 NOMINAL = 128
@@ -50,9 +48,8 @@ def generate(state: State, target: Fpga, request: Request) -> Product:
         dump=[kind for kind in request.dump if kind in llvm.DUMPS],
         config=request.config,
     )
-    found = calibrate(
-        built.library, request.signature, state.parts, request.samples, vocabularies(state, request)
-    )
+    assert state.samples is not None
+    found = calibrate(built.library, state.parts, state.samples)
     made = [
         _make(part, quantise(part, ranges, target.geometry.pes), target, request)
         for part, ranges in zip(state.parts, found, strict=True)
@@ -74,26 +71,6 @@ def generate(state: State, target: Fpga, request: Request) -> Product:
         tuple(layer for one in made for layer in _layers(one, target)),
         _bounds(made),
     )
-
-
-def vocabularies(state: State, request: Request) -> dict[str, int]:
-    """Inputs that look rows of a table up, with its length."""
-    names = {
-        param: tensor.name
-        for param, tensor in zip(state.mod["main"].params, request.signature.inputs, strict=False)
-    }
-    found: dict[str, int] = {}
-    for var, value in bindings(state.mod):
-        if isinstance(value, relax.Var) or operator(value) in ("astype", "reshape"):
-            source = value if isinstance(value, relax.Var) else value.args[0]
-            if source in names:
-                names[var] = names[source]
-        elif operator(value) == "take" and value.args[1] in names:
-            length = dims(value.args[0])[0]
-            name = names[value.args[1]]
-            if isinstance(length, int):
-                found[name] = min(length, found.get(name, length))
-    return found
 
 
 def _make(part: Part, ints: IntPart, target: Fpga, request: Request) -> _Made:
@@ -157,6 +134,7 @@ def _describe(one: _Made, target: Fpga, stream: bytearray, params: bytearray) ->
         part.name,
         tuple(_tensor(ints, item.name) for item in part.inputs),
         len(handed),
+        tuple(handed.index(name) for name in ints.squares),
         tuple(
             runtime.Keys(
                 handed.index(step.mask) if step.mask in handed else -1,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from espalier.codegen.fpga.program import Builder, CapacityError, KeyParams, Program, Tensor
+from espalier.codegen.fpga.program import HIDE, Builder, CapacityError, KeyParams, Program, Tensor
 from espalier.codegen.fpga.quantise import (
     IntLinear,
     Linear,
@@ -135,7 +135,11 @@ class NormStep:
 
 @dataclass(frozen=True)
 class AttentionStep:
-    """Attention of all heads. With `mask`, the host gives the bias of each key."""
+    """Attention of all heads.
+
+    With `mask` the host gives the bias of each key; where it is `square`, it gives a tensor of -128 where a
+    query must not see a key and 0 elsewhere.
+    """
 
     name: str
     query: str
@@ -147,6 +151,7 @@ class AttentionStep:
     exponential: np.ndarray
     unit: float
     """Of the float scores, an accumulator's 1."""
+    square: bool
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -157,12 +162,14 @@ class AttentionStep:
         q, k, v = (values[name] for name in self.inputs)
         size = q.shape[1] // self.heads
         bias = np.zeros(1, np.int64)
-        if self.mask is not None:
+        if self.mask is not None and not self.square:
             bias = semantics.key_bias(masks[self.mask], self.unit)
         parts = []
         for head in range(self.heads):
             s = slice(head * size, head * size + size)
             scores = semantics.linear(q[:, s], k[:, s], bias, self.scores)
+            if self.mask is not None and self.square:
+                scores = semantics.norm(scores, semantics.hidden(masks[self.mask]), HIDE, stats=False)
             e, by_token = semantics.softmax(scores, self.exponential)
             parts.append(semantics.linear(e, v[:, s].T, np.zeros(1, np.int64), by_token))
         return np.concatenate(parts, 1)
@@ -170,7 +177,10 @@ class AttentionStep:
     def emit(self, b: Builder, tensors: Tensors, keys: Mapping[str, KeyParams]) -> Tensor:
         """Append it to a program."""
         q, k, v = (tensors[name] for name in self.inputs)
-        return b.attention(q, k, v, self.heads, self.scores, self.exponential, self.name, keys.get(self.name))
+        hidden = tensors[self.mask] if self.mask is not None and self.square else None
+        return b.attention(
+            q, k, v, self.heads, self.scores, self.exponential, self.name, keys.get(self.name), hidden
+        )
 
 
 Step = LinearStep | NormStep | AttentionStep
@@ -188,7 +198,14 @@ class IntPart:
     @property
     def masked(self) -> tuple[AttentionStep, ...]:
         """Attentions whose keys get their parameters from the host, in the order of region 1."""
-        return tuple(s for s in self.steps if isinstance(s, AttentionStep) and s.mask is not None)
+        found = (s for s in self.steps if isinstance(s, AttentionStep))
+        return tuple(s for s in found if s.mask is not None and not s.square)
+
+    @property
+    def squares(self) -> tuple[str, ...]:
+        """Masks over queries and keys, in the order of region 1."""
+        found = (s for s in self.steps if isinstance(s, AttentionStep))
+        return tuple(dict.fromkeys(s.mask for s in found if s.mask is not None and s.square))
 
     def __call__(self, inputs: Arrays, masks: Arrays) -> Arrays:
         """One sequence: int8 `[T, K]` a tensor, float `[T]` a mask, to the outputs in int8."""
@@ -200,10 +217,12 @@ class IntPart:
     def emit(self, builder: Builder, tokens: int) -> Program:
         """The program for sequences of `tokens`.
 
-        Region 1 holds the inputs in order, then the parameters of the keys of each of `masked`; region 2 the
-        outputs. Raises CapacityError where something does not fit the geometry.
+        Region 1 holds the inputs in order, then `squares`, then the parameters of the keys of each of
+        `masked`; region 2 the outputs. Raises CapacityError where something does not fit the geometry.
         """
         tensors = {i.name: builder.input(tokens, i.features, f"input {i.name}") for i in self.part.inputs}
+        for name in self.squares:
+            tensors[name] = builder.input(tokens, tokens, f"input {name}")
         keys = {step.name: builder.key_params(tokens) for step in self.masked}
         last = last_uses(self.steps, self.part.outputs)
         for index, step in enumerate(self.steps):
@@ -230,7 +249,8 @@ class Ranges:
         self.sequences += 1
         counts = np.ones(len(trace[self.part.inputs[0].name]), bool)
         for mask in self.part.masks:
-            counts &= trace[mask] > _MASKED
+            if trace[mask].ndim == 1:
+                counts &= trace[mask] > _MASKED
         for item in (*self.part.inputs, *self.part.nodes):
             most = np.abs(trace[item.name][counts]).max(0, initial=0)
             self._most[item.name] = np.maximum(self._most.get(item.name, 0), most)
@@ -333,4 +353,5 @@ def _step(
                 multiplier(unit / score),
                 exponential,
                 unit,
+                node.square,
             )

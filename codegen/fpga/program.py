@@ -27,6 +27,10 @@ _STORED_BLOCKS = 4
 """Blocks of rows computed before they are stored, where a result goes straight out."""
 
 
+HIDE = NormParams(a=np.array(256), b=np.array(512), gamma=np.array(128), beta=np.array(0), eps=0, shift=7)
+"""Scores plus twice a mask of 0 and -128: what the mask hides falls to -128, the rest stays."""
+
+
 class CapacityError(ValueError):
     """A model that does not fit the memories of the geometry."""
 
@@ -193,9 +197,10 @@ class Builder:
             "LOAD", mem=isa.names("memory")[mem], region=region, sram=sram, dram=dram, count=count, rows=1
         )
 
-    def _load_params(self, entries: np.ndarray) -> int:
+    def _load_params(self, entries: np.ndarray, at: int | None = None) -> int:
+        """The parameter word where they lie: `at`, where that is given."""
         words = param_words(entries, self.geometry)
-        at = self._params.take(len(words))
+        at = self._params.take(len(words)) if at is None else at
         self._load("PAR", at, self._constant(words), len(words))
         return at
 
@@ -344,12 +349,13 @@ class Builder:
         table: np.ndarray,
         name: str = "attention",
         keys: KeyParams | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
         """Softmax of scaled products of queries and keys, times the values, a head after the other.
 
         `scale` (one number) brings a product to int8 scores, `table` is the exponential of SOFTMAX. A
         feature of the result has the scale of its value feature. With `keys` the host gives scale and bias
-        of every key.
+        of every key. `hidden [tokens, tokens]` is -128 where a query must not see a key, else 0.
         """
         g = self.geometry
         size = query.features // heads
@@ -357,16 +363,20 @@ class Builder:
         out = self.tensor(tokens, query.features)
         scores = self.tensor(tokens, tokens)
         first = len(self._program)
+        # one piece, as all of it stays until the last head is done
+        block = g.pes // g.params_per_word
+        hide = np.zeros(0, np.uint64) if hidden is None else self._norm_entries(HIDE, tokens)
+        count = (block if keys is None else keys.words) + block
+        params = self._params.take(count + len(param_words(hide, g)))
+        zero, hiding = params + count - block, params + count
         if keys is None:
-            ones = np.ones(g.pes, np.int64)
-            params = self._load_params(
-                isa.pack_params("linear", bias=0 * ones, mul=scale.mul * ones, shift=scale.shift * ones)
-            )
+            self._load_params(_entries(np.zeros(1, np.int64), scale, g.pes), params)
         else:
-            params = self._params.take(keys.words)
             self._load("PAR", params, keys.beat, keys.words, INPUTS)
-        zero = self._load_params(np.zeros(g.pes, np.uint64))
+        self._load_params(np.zeros(g.pes, np.uint64), zero)
         which = self._load_table(table)
+        if len(hide):
+            self._load_params(hide, hiding)
         self._section(f"{name}.params", first)
         for head in range(heads):
             # a head need not begin at bank 0: its first slot holds features of the head before, too
@@ -401,6 +411,10 @@ class Builder:
                 )
             self._section(f"{name}.scores", first)
             first = len(self._program)
+            if hidden is not None:
+                self._norm(scores, hidden, scores, HIDE, hiding, stats=False)
+                self._section(f"{name}.hide", first)
+                first = len(self._program)
             self._emit(
                 "SOFTMAX",
                 table=which,
@@ -449,16 +463,26 @@ class Builder:
     ) -> Tensor:
         """`semantics.norm`."""
         first = len(self._program)
-        g = self.geometry
         out = self.tensor(x.tokens, x.features)
+        at = self._load_params(self._norm_entries(params, x.features))
+        self._norm(x, residual, out, params, at, stats=stats)
+        self._section(name, first)
+        return out
+
+    def _norm_entries(self, params: NormParams, features: int) -> np.ndarray:
+        """Entries of `params`; the unused banks of the last slot, which are read as well, have some too."""
+        g = self.geometry
         columns = {
-            key: np.broadcast_to(getattr(params, key), x.features) for key in ("a", "b", "gamma", "beta")
+            key: np.broadcast_to(getattr(params, key), features) for key in ("a", "b", "gamma", "beta")
         }
         head = np.zeros(g.params_per_word, np.uint64)
         head[0] = params.eps
-        at = self._load_params(
-            np.concatenate([head, isa.pack_params("norm", **columns), *self._norm_tail(x)])
-        )
+        tail = np.zeros(-features % g.banks, np.uint64)
+        return np.concatenate([head, isa.pack_params("norm", **columns), tail])
+
+    def _norm(
+        self, x: Tensor, residual: Tensor, out: Tensor, params: NormParams, at: int, *, stats: bool
+    ) -> None:
         self._emit(
             "NORM",
             stats=int(stats),
@@ -473,12 +497,6 @@ class Builder:
             output_stride=out.stride,
             params=at,
         )
-        self._section(name, first)
-        return out
-
-    def _norm_tail(self, x: Tensor) -> list[np.ndarray]:
-        """Entries for the unused banks of the last slot, which NORM reads as well."""
-        return [np.zeros(-x.features % self.geometry.banks, np.uint64)]
 
     def finish(self) -> Program:
         """The program, its tokens proved."""

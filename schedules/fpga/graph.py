@@ -140,10 +140,11 @@ class Attention:
     key: str
     value: str
     mask: str | None
-    """[tokens]: added to the scores of each key."""
+    """Added to the scores: [tokens] of each key, or [tokens, tokens] of each query and key where `square`."""
     heads: int
     scale: float
     features: int
+    square: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -188,7 +189,7 @@ class Part:
     name: str
     inputs: tuple[Input, ...]
     masks: tuple[str, ...]
-    """Masks over keys `[tokens]` that the host hands over after the inputs."""
+    """Masks that the host hands over after the inputs."""
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
     tokens: int

@@ -87,6 +87,13 @@ def key_bias(mask: np.ndarray, unit: float) -> np.ndarray:
     return np.clip(np.round(np.asarray(mask, np.float64) / unit), -most, most).astype(np.int64)
 
 
+def hidden(mask: np.ndarray) -> np.ndarray:
+    """int8 -128 where a mask, added to scores, hides a key; 0 elsewhere. Raises ValueError for others."""
+    if ((mask != 0) & (mask > -1e3)).any():
+        raise ValueError("a mask over queries and keys that is neither 0 nor below -1000")
+    return np.where(mask == 0, 0, -128).astype(np.int8)
+
+
 def softmax(scores: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, Scale]:
     """int8 `[M, K]` to int8 exponentials `[M, K]` and the scale `[M, 1]` that divides by their sum."""
     wide = scores.astype(np.int64)

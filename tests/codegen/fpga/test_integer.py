@@ -33,7 +33,18 @@ def linear(rng, name, x, n, k, activation="none", density=1.0, size=1.0):
     return Linear(name, name, x, weight, bias, None if density == 1 else mask, "made up", activation)
 
 
-def pre_norm(rng, tokens, width, hidden, heads, activation="gelu", density=0.4, masks=("mask",), mask="mask"):
+def pre_norm(
+    rng,
+    tokens,
+    width,
+    hidden,
+    heads,
+    activation="gelu",
+    density=0.4,
+    masks=("mask",),
+    mask="mask",
+    square=False,
+):
     """A pre-norm layer: its sums are read twice, and its norms read them unrounded."""
 
     def norm(name, x, residual=None):
@@ -45,7 +56,7 @@ def pre_norm(rng, tokens, width, hidden, heads, activation="gelu", density=0.4, 
         linear(rng, "q", "n1", width, width, density=density, size=0.7),
         linear(rng, "k", "n1", width, width, density=density, size=0.7),
         linear(rng, "v", "n1", width, width, density=density),
-        Attention("a", "q", "k", "v", mask, heads, (width // heads) ** -0.5, width),
+        Attention("a", "q", "k", "v", mask, heads, (width // heads) ** -0.5, width, square),
         linear(rng, "o", "a", width, width, density=density),
         Add("s1", "x", "o", width),
         norm("n2", "x", "o"),
@@ -59,6 +70,8 @@ def pre_norm(rng, tokens, width, hidden, heads, activation="gelu", density=0.4, 
 
 def sample(rng, part, keep=1.0):
     values = {item.name: rng.normal(0, 1, (part.tokens, item.features)) for item in part.inputs}
+    if any(getattr(node, "square", False) for node in part.nodes):
+        return {**values, "mask": np.triu(np.full((part.tokens, part.tokens), -np.inf), 1)}
     kept = rng.random(part.tokens) < keep
     kept[0] = True
     return {**values, "mask": np.where(kept, 0.0, -10_000.0)}
@@ -75,6 +88,11 @@ def run_program(ints: IntPart, tokens: int, inputs, masks, g=G):
     """The outputs of the functional simulator, by name."""
     program = ints.emit(Builder(g), tokens)
     images = [to_tiles(inputs[item.name], g) for item in ints.part.inputs]
+    for name in ints.squares:
+        whole = np.full((tokens, tokens), -128, np.int8)
+        length = len(masks[name])
+        whole[:length, :length] = semantics.hidden(masks[name])
+        images.append(to_tiles(whole, g))
     for step in ints.masked:
         mask = np.full(-(-tokens // g.pes) * g.pes, -np.inf)
         mask[: len(masks[step.mask])] = masks[step.mask]
@@ -107,14 +125,16 @@ def run_program(ints: IntPart, tokens: int, inputs, masks, g=G):
     hidden=st.integers(1, 50),
     activation=st.sampled_from(["none", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh"]),
     density=st.sampled_from([0.15, 0.5, 1.0]),
-    masked=st.booleans(),
+    kind=st.sampled_from(["none", "keys", "square"]),
 )
 def test_the_program_equals_the_integer_reference(
-    seed, tokens, heads, size, hidden, activation, density, masked
+    seed, tokens, heads, size, hidden, activation, density, kind
 ):
     rng = np.random.default_rng(seed)
-    mask = "mask" if masked else None
-    part = pre_norm(rng, tokens, heads * size, hidden, heads, activation, density, (mask,) * masked, mask)
+    masks = () if kind == "none" else ("mask",)
+    mask = None if kind == "none" else "mask"
+    square = kind == "square"
+    part = pre_norm(rng, tokens, heads * size, hidden, heads, activation, density, masks, mask, square)
     ranges = Ranges(part)
     for _ in range(3):
         ranges.add(sample(rng, part, 0.7))
@@ -127,10 +147,10 @@ def test_the_program_equals_the_integer_reference(
         np.testing.assert_array_equal(found[name], expected[name])
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_int8_is_near_float(activation):
+@pytest.mark.parametrize(("activation", "square"), [("relu", False), ("gelu", True)])
+def test_int8_is_near_float(activation, square):
     rng = np.random.default_rng(1)
-    part = pre_norm(rng, 24, 48, 80, 4, activation)
+    part = pre_norm(rng, 24, 48, 80, 4, activation, square=square)
     ranges = Ranges(part)
     for _ in range(30):
         ranges.add(sample(rng, part, 0.7))
@@ -209,3 +229,10 @@ def test_calibration_needs_samples_and_tensors_are_freed_after_their_last_use():
         quantise(part, Ranges(part), G.pes)
     last = last_uses(part.nodes, part.outputs)
     assert last["x"] == 7 and last["s1"] == 11 and "s2" not in last
+
+
+def test_a_mask_over_queries_and_keys_hides_or_does_not():
+    mask = np.array([[0.0, -np.inf], [-10_000.0, 0.0]])
+    np.testing.assert_array_equal(semantics.hidden(mask), [[0, -128], [-128, 0]])
+    with pytest.raises(ValueError, match="neither 0 nor below -1000"):
+        semantics.hidden(np.array([[0.0, -0.5]]))
