@@ -15,7 +15,7 @@ def costs(ints: IntPart, program: Program, tokens: int, target: Fpga) -> list[tu
     """(weight of a linear layer or empty, its cost), in order."""
     g, timing = target.geometry, target.timing
     sections = {name: program.instructions[first:end] for name, first, end in program.sections}
-    part = ints.part
+    part, streamed = ints.part, ints.streamed(g, tokens)
     found: list[tuple[str, Cost]] = [
         ("", latency.transfer(f"input {item.name}", "load", tokens, item.features, g, timing))
         for item in part.inputs
@@ -28,6 +28,11 @@ def costs(ints: IntPart, program: Program, tokens: int, target: Fpga) -> list[tu
             blocks = [i for i in sections[step.name] if i.name == "LINEAR"]
             words, sparse = [i["windows"] for i in blocks], bool(blocks[0]["sparse"])
             macs = step.kept * tokens
+            if step is streamed:
+                found.append(
+                    (step.layer, latency.streamed(step.name, tokens, words, sparse, g, timing, macs))
+                )
+                return found
             cost = latency.linear(
                 step.name, tokens, words, sparse, g, timing, macs, tables=step.ints.table is not None
             )

@@ -102,12 +102,19 @@ class LinearStep:
 
     def emit(self, b: Builder, tensors: Tensors, _keys: Mapping[str, KeyParams]) -> Tensor:
         """Append it to a program. Raises CapacityError where it does not fit."""
-        dense = self.kernel(b.geometry) == "int8-dense"
-        ints = replace(self.ints, mask=None) if dense else self.ints
         try:
-            return ints.emit(b, tensors[self.x], self.name)
+            return self._chosen(b.geometry).emit(b, tensors[self.x], self.name)
         except CapacityError as error:
             raise CapacityError(f"layer {self.layer}: {error}") from None
+
+    def emit_output(self, b: Builder, tensors: Tensors) -> None:
+        """Append it; the result goes straight out. Raises CapacityError where it does not fit."""
+        ints = self._chosen(b.geometry)
+        b.linear_output(tensors[self.x], ints.weight, ints.mask, ints.bias, ints.scale, self.name)
+
+    def _chosen(self, g: Geometry) -> IntLinear:
+        dense = self.kernel(g) == "int8-dense"
+        return replace(self.ints, mask=None) if dense else self.ints
 
 
 @dataclass(frozen=True)
@@ -225,12 +232,24 @@ class IntPart:
             tensors[name] = builder.input(tokens, tokens, f"input {name}")
         keys = {step.name: builder.key_params(tokens) for step in self.masked}
         last = last_uses(self.steps, self.part.outputs)
+        streamed = self.streamed(builder.geometry, tokens)
         for index, step in enumerate(self.steps):
+            if step is streamed:
+                streamed.emit_output(builder, tensors)
+                return builder.finish()
             tensors[step.name] = step.emit(builder, tensors, keys)
             builder.free(*(tensors[name] for name, use in last.items() if use == index))
         for name in self.part.outputs:
             builder.output(tensors[name], f"output {name}")
         return builder.finish()
+
+    def streamed(self, g: Geometry, tokens: int) -> LinearStep | None:
+        """The last layer, where its result would fill the chip: it is stored while it is computed."""
+        step = self.steps[-1]
+        if not isinstance(step, LinearStep) or step.ints.activation != "NONE":
+            return None
+        words = slots_of(len(step.ints.weight), g) * -(-tokens // g.tokens)
+        return step if self.part.outputs == (step.name,) and 2 * words > g.act_depth else None
 
 
 class Ranges:

@@ -27,7 +27,7 @@ def bert(
 ) -> Path:
     """ids, attention_mask int64 [batch, sequence] -> hidden f32 [batch, sequence, width], logits [batch, 2].
 
-    Post-norm; the mask adds -10000 to keys that it hides, and `causal`, for a fixed shape, to later ones. `prune`
+    Post-norm; the mask adds -10000 to keys that it hides, `causal`, for a fixed shape, to later ones. `prune`
     maps a weight [N, K] to the one stored.
     """
     rng = np.random.default_rng(seed)

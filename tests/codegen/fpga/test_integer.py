@@ -223,6 +223,22 @@ def test_the_costs_name_every_layer_and_their_sum_is_the_total():
     assert host() == target.host
 
 
+def test_a_last_layer_larger_than_the_chip_is_stored_while_it_is_computed():
+    rng = np.random.default_rng(7)
+    nodes = (linear(rng, "h", "x", 16, 16, "relu"), linear(rng, "y", "h", 300, 16, density=0.5))
+    part = Part("part0", (Input("x", 16),), (), nodes, ("y",), 20, True)
+    ranges = Ranges(part)
+    ranges.add(sample(rng, part))
+    ints = quantise(part, ranges, G.pes)
+    small = replace(G, act_depth=128)
+    assert ints.streamed(G, 20) is None and ints.streamed(small, 20) is ints.steps[-1]
+    inputs = to_int8(ints, sample(rng, part))
+    np.testing.assert_array_equal(run_program(ints, 20, inputs, {}, small)["y"], ints(inputs, {})["y"])
+    target = replace(parse_target("pynq-z2"), geometry=small)
+    items = costs(ints, ints.emit(Builder(small), 20), 20, target)
+    assert [layer for layer, _ in items] == ["", "h", "y"] and items[-1][1].beats > items[-2][1].beats
+
+
 def test_calibration_needs_samples_and_tensors_are_freed_after_their_last_use():
     part = pre_norm(np.random.default_rng(6), 8, 8, 8, 1)
     with pytest.raises(ValueError, match="no sequence to calibrate on"):
