@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -94,6 +94,11 @@ class LinearKernel(ABC):
     @abstractmethod
     def knobs(self) -> Mapping[str, int]:
         """What could be set otherwise without changing the result."""
+
+    @property
+    def code(self) -> Hashable:
+        """What the function depends on: of kernels that agree in it, one function serves all."""
+        return self
 
     def variants(self) -> Sequence[LinearKernel]:
         """This kernel under every setting of its knobs that is worth a try, the present one first."""

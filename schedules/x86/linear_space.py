@@ -41,11 +41,13 @@ def tile_settings(
     """(shape, tiles, rows_first) of the kernel over tiles, the given one first, each once."""
     found = {(shape, tiles, rows_first): None}
     if shape.lists != "empty":
-        for rows, at_once in product(ROWS, TILES):
-            if _fits(cpu, rows * at_once) and _allowed_rows(work, shape, rows):
-                for height, chunks in product(_heights(work, shape, rows), _chunk_counts(shape)):
-                    cut = _cut(work, shape, rows, height, chunks)
-                    found |= {(cut, at_once, order): None for order in (False, True)}
+        for rows in (rows for rows in ROWS if _allowed_rows(work, shape, rows)):
+            at_once = [count for count in TILES if _fits(cpu, rows * count)]
+            for height, chunks in product(
+                _heights(work, shape, rows) if at_once else (), _chunk_counts(shape)
+            ):
+                cut = _cut(work, shape, rows, height, chunks)
+                found |= dict.fromkeys(product((cut,), at_once, (False, True)))
     return list(found)
 
 
@@ -109,9 +111,9 @@ def _cut(work: LinearWork, shape: TileShape, rows: int, height: int, chunks: int
     """The shape with other rows, height and number of chunks."""
     if shape.ragged:
         width = -(-work.k // chunks)
-        return replace(shape, rows=rows, height=height, chunks=-(-work.k // width), width=width)
+        return TileShape(work.n, work.k, shape.lists, height, rows, -(-work.k // width), 0, width)
     form = None if shape.lists == "none" else uniform(work.structure, work.n, work.k)
     entries = work.k if form is None else form.count
     unit = 4 if shape.lists == "row" else 1
     count = -(-entries // (chunks * unit)) * unit
-    return replace(shape, rows=rows, height=height, chunks=-(-entries // count), count=count)
+    return TileShape(work.n, work.k, shape.lists, height, rows, -(-entries // count), count)

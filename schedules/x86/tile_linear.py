@@ -16,8 +16,8 @@ with as many more groups of rows at once, so that the registers stay full.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from espalier.schedules.linear import LinearKernel, LinearWork
@@ -65,9 +65,13 @@ class TileLinear(LinearKernel):
             "rows_first": int(self.rows_first),
         }
 
+    @property
+    def code(self) -> Hashable:
+        return (type(self), self.shape, self.work.epilogue, self.tiles, self.rows_first)
+
     def variants(self) -> list[TileLinear]:
         return [
-            replace(self, shape=shape, tiles=tiles, rows_first=rows_first)
+            TileLinear(self.work, self.cpu, shape, tiles, rows_first)
             for shape, tiles, rows_first in tile_settings(
                 self.work, self.cpu, self.shape, self.tiles, self.rows_first
             )

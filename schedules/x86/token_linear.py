@@ -13,8 +13,8 @@ block that keep less than the block does (HP) multiply zeros.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from espalier.schedules.linear import LinearKernel, LinearWork
@@ -53,9 +53,13 @@ class TokenLinear(LinearKernel):
     def knobs(self) -> Mapping[str, int]:
         return {"tokens": self.tokens, "height": self.shape.height}
 
+    @property
+    def code(self) -> Hashable:
+        return (type(self), self.shape, self.work.epilogue, self.tokens)
+
     def variants(self) -> list[TokenLinear]:
         return [
-            replace(self, shape=shape, tokens=tokens, entries=entries)
+            TokenLinear(self.work, self.cpu, shape, tokens, entries)
             for shape, tokens, entries in token_settings(
                 self.work, self.cpu, self.shape, self.tokens, self.entries
             )
