@@ -21,6 +21,7 @@ import functools
 import io
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -231,6 +232,14 @@ max_shape_option = click.option(
     help="Largest shapes where the model leaves dimensions open. Default: batch 8, sequence 512.",
 )
 
+tuning_records_option = click.option(
+    "--tuning-records",
+    metavar="FILE",
+    type=FILE,
+    multiple=True,
+    help="Times that `espalier tune` measured; may be given several times.",
+)
+
 threads_option = click.option(
     "--threads", metavar="N", type=Count(1, 1024), help="Threads to run with. Default: all cores."
 )
@@ -248,6 +257,24 @@ def output_option(metavar: str, help: str, *, required: bool = False) -> Callabl
         callback=_output_path,
         help=help,
     )
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C ends the current step and keeps the work; a second one ends at once."""
+    asked = False
+
+    def ask(_signal: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def common(verb: Callable[..., None]) -> Callable[..., None]:
