@@ -9,11 +9,12 @@ from typing import Any
 _LAZY = {
     "inspect": "espalier.api",
     "compile": "espalier.api",
+    "tune": "espalier.api",
     "Package": "espalier.package",
     "EspalierError": "espalier.errors",
 }
 
-__all__ = ["EspalierError", "Package", "compile", "inspect"]
+__all__ = ["EspalierError", "Package", "compile", "inspect", "tune"]
 
 
 def __getattr__(name: str) -> Any:

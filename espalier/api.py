@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,10 @@ from espalier.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from espalier.package import Package
+    from espalier.search.tune import Watch
     from espalier.targets.cpu import Cpu
+    from espalier.targets.target import Target
+    from espalier.tuning import Tuning
 
 
 DTYPES = ("float32",)
@@ -119,31 +123,126 @@ def compile_model(
     disabled_pass: Sequence[str] = (),
     print_ir_before: Sequence[str] = (),
     print_ir_after: Sequence[str] = (),
+    tuning_records: Sequence[str | Path] = (),
 ) -> Compilation:
     """Compiles a model and tells how; `espalier compile` explains the options.
 
-    Raises ModelError for a model that cannot be read, UsageError for an option that does not fit it.
+    `tuning_records` are files that `espalier tune` wrote: what they measured decides.
+
+    Raises ModelError for a model that cannot be read, UsageError for an option that does not fit it,
+    DataError and RecordsError for records that are damaged or hold nothing for the target.
     """
+    from espalier import cache
     from espalier.runtime.library import without
     from espalier.targets.host import host
     from espalier.targets.parse import parse_target
 
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} cannot be compiled", hint=unknown("dtype", dtype, DTYPES))
-    cpu = host() if target is None else parse_target(target) if isinstance(target, str) else target
+    device: Any = host() if target is None else parse_target(target) if isinstance(target, str) else target
+    started = time.perf_counter()
+    records = [Path(file) for file in tuning_records]
+    decisive = {
+        "input_shapes": input_shapes,
+        "max_shape": max_shape,
+        "threads": threads or device.cores,
+        "pass_config": pass_config or {},
+        "disabled_pass": disabled_pass,
+    }
+    shown = bool(dump_code or print_ir_before or print_ir_after)
+    cached = None if shown else cache.entry(Path(model), device, decisive, records)
+    package = None if cached is None else cached.load()
+    if package is not None:
+        seconds = time.perf_counter() - started
+        return Compilation(package, {}, {"cache": seconds}, seconds)
     # TVM imports torch where it is installed, which takes seconds, and needs it for nothing here
     with without("torch"):
         from espalier.compiler import compile_onnx
         from espalier.passes import pipeline  # noqa: F401
-    return compile_onnx(
+    done = compile_onnx(
         Path(model),
-        cpu,
-        input_shapes=input_shapes,
-        max_shape=max_shape,
-        threads=threads or cpu.cores,
+        device,
+        **decisive,
         dump_code=dump_code,
-        pass_config=pass_config or {},
-        disabled_pass=disabled_pass,
         print_ir_before=print_ir_before,
         print_ir_after=print_ir_after,
+        tuning_records=records,
     )
+    if cached is not None:
+        cached.store(done.package)
+    return done
+
+
+def tune(
+    model: str | Path,
+    records: str | Path,
+    *,
+    target: Target | str | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    max_shape: Mapping[str, Sequence[int]] | None = None,
+    dtype: str = "float32",
+    threads: int | None = None,
+    trials: int | None = None,
+    minutes: float | None = None,
+    tasks: Sequence[int] | None = None,
+    seed: int = 0,
+    rpc_tracker: str | None = None,
+    rpc_key: str | None = None,
+    watch: Watch = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Tuning:
+    """Measures kernels for the linear layers of a model and adds the times to the file `records`.
+
+    Goes on with what is in the file; `trials` counts what is there. `watch` is told how far it is;
+    it ends early when `stop` says so.
+
+    Raises ModelError for a model that cannot be read, UsageError for an option that does not fit it,
+    DataError for a file that holds something else, UnavailableError without XGBoost or where the target
+    cannot be reached, StoppedError where it is interrupted.
+    """
+    from espalier.runtime.library import without
+
+    with without("torch"):
+        from espalier.passes import pipeline  # noqa: F401
+        from espalier.tuning import cpu_of, machine_for, tune_onnx
+    cpu = cpu_of(target, rpc_tracker)
+    count = threads or cpu.cores
+    return tune_onnx(
+        Path(model),
+        cpu,
+        Path(records),
+        machine_for(cpu, count, rpc_tracker, rpc_key),
+        input_shapes=input_shapes,
+        max_shape=max_shape,
+        dtype=dtype,
+        threads=count,
+        trials=trials,
+        minutes=minutes,
+        only=tasks,
+        seed=seed,
+        watch=watch,
+        stop=stop,
+    )
+
+
+def tuning_tasks(
+    model: str | Path,
+    *,
+    target: Target | str | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    max_shape: Mapping[str, Sequence[int]] | None = None,
+    dtype: str = "float32",
+    threads: int | None = None,
+) -> list[dict[str, Any]]:
+    """What `tune` would tune: each distinct linear layer with its number and how many kernels there are.
+
+    Raises as `tune` does.
+    """
+    from espalier.runtime.library import without
+
+    with without("torch"):
+        from espalier.passes import pipeline  # noqa: F401
+        from espalier.tuning import cpu_of, model_tasks
+    cpu = cpu_of(target, None)
+    tasks = model_tasks(Path(model), cpu, input_shapes, max_shape, dtype, threads or cpu.cores)
+    return [{"task": number, **task.to_dict()} for number, task in enumerate(tasks)]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from espalier.api import Compilation
     from espalier.passes.frontend import Imported
     from espalier.passes.state import Pass, State
+    from espalier.schedules.estimate import Estimator
     from espalier.targets.cpu import Cpu
 
 MAX_BATCH = 8
@@ -34,10 +35,12 @@ def compile_onnx(
     disabled_pass: Sequence[str],
     print_ir_before: Sequence[str],
     print_ir_after: Sequence[str],
+    tuning_records: Sequence[Path] = (),
 ) -> Compilation:
     """See `espalier.api.compile_model`."""
     started = time.perf_counter()
     from espalier.passes.pipeline import PASSES
+    from espalier.tuning import estimator
 
     _check_passes(PASSES, disabled_pass, [*print_ir_before, *print_ir_after])
     seconds: dict[str, float] = {}
@@ -46,7 +49,15 @@ def compile_onnx(
 
         imported = import_model(read_model(model), input_shapes, max_shape)
     state = _run_passes(
-        PASSES, imported, cpu, threads, seconds, disabled_pass, print_ir_before, print_ir_after
+        PASSES,
+        imported,
+        cpu,
+        threads,
+        estimator(cpu, tuning_records),
+        seconds,
+        disabled_pass,
+        print_ir_before,
+        print_ir_after,
     )
     with _timed(seconds, "codegen"):
         from espalier.codegen.llvm import build
@@ -78,6 +89,7 @@ def _run_passes(
     imported: Imported,
     cpu: Cpu,
     threads: int,
+    times: Estimator,
     seconds: dict[str, float],
     disabled: Sequence[str],
     before: Sequence[str],
@@ -85,7 +97,7 @@ def _run_passes(
 ) -> State:
     from espalier.passes.state import State
 
-    state = State(imported.mod, imported.weights, cpu, threads)
+    state = State(imported.mod, imported.weights, cpu, threads, estimator=times)
     for step in passes:
         if step.name in disabled:
             continue
@@ -132,6 +144,7 @@ def _metadata(imported: Imported, state: State, cpu: Cpu) -> dict[str, Any]:
             kernel=layer.kernel.name,
             candidates=dict(layer.candidates),
             how=layer.how,
+            measured=layer.measured,
         )
         for layer in state.layers.values()
     )

@@ -139,14 +139,14 @@ def model_tasks(
     """The distinct linear layers of a model, in the order in which they first come."""
     from espalier.passes.choose import Question, questions
     from espalier.passes.frontend import import_model, read_model
-    from espalier.passes.pipeline import PIPELINES
+    from espalier.passes.pipeline import PASSES
     from espalier.passes.state import State
     from espalier.search.records import kernel_key
     from espalier.search.tune import Task
 
     imported = import_model(read_model(model), input_shapes, max_shape)
-    state = State(imported.mod, imported.weights, cpu, threads, dtype)
-    for step in PIPELINES[cpu.kind]:
+    state = State(imported.mod, imported.weights, cpu, threads)
+    for step in PASSES:
         if step.name == "choose":
             break
         state = step.run(state)

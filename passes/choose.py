@@ -1,12 +1,12 @@
-"""Choose: for each linear layer the kernel with the least predicted time, dense ones among the candidates.
+"""Choose: for each linear layer the kernel with the least time, dense ones among the candidates.
 
-So a layer is never slower than dense, as far as the prediction holds. The number of tokens is the model's
-where it is fixed, and `NOMINAL_TOKENS` where it is symbolic.
+Times come from the state's estimator: measured, or predicted. So a layer is never slower than dense, as far
+as they hold. The number of tokens is the model's where it is fixed, `NOMINAL_TOKENS` where it is symbolic.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tvm import relax
 
@@ -14,41 +14,66 @@ from espalier.passes import ops
 from espalier.passes.graph import bindings, dims, operator, product
 from espalier.passes.state import Layer, State
 from espalier.schedules import Epilogue, LinearKernel, LinearWork, linear_candidates
+from espalier.schedules.estimate import Estimate
 
 NOMINAL_TOKENS = 128
 
 
+@dataclass(frozen=True)
+class Question:
+    """A linear layer that wants a kernel: `bases` are those that can run it, knobs as they come.
+
+    tokens: the number of tokens to choose for.
+    """
+
+    name: str
+    weight: str
+    bases: tuple[LinearKernel, ...]
+    tokens: int
+
+
 def run(state: State) -> State:
     """Fill `layers`. The module stays as it is."""
+    answers: dict[tuple[tuple[LinearKernel, ...], int], list[Estimate]] = {}
     layers = {}
-    for _, value in bindings(state.mod):
-        if operator(value) == "espalier.linear":
-            layer = _choose(value, state)
-            layers[layer.name] = layer
+    for question in questions(state):
+        same = (question.bases, question.tokens)
+        if same not in answers:
+            answers[same] = state.estimator.estimates(*same, state.threads)
+        layers[question.name] = _layer(question, answers[same], state)
     return replace(state, layers=layers)
 
 
-def _choose(call: relax.Call, state: State) -> Layer:
+def questions(state: State) -> list[Question]:
+    """The linear layers of `main`, in order."""
+    calls = [value for _, value in bindings(state.mod) if operator(value) == "espalier.linear"]
+    return [_question(call, state) for call in calls]
+
+
+def _question(call: relax.Call, state: State) -> Question:
     x, weight, bias, residual = ops.linear_args(call)
     k, n = dims(weight)
-    found, packed = state.packed[weight.name]
-    tokens = product(dims(x)[:-1])
-    tokens = tokens if isinstance(tokens, int) else NOMINAL_TOKENS
+    _, packed = state.packed[weight.name]
+    rows = product(dims(x)[:-1])
     epilogue = Epilogue(bias is not None, call.attrs["activation"], residual is not None)
-    times: dict[str, float] = {}
-    kernels: dict[str, LinearKernel] = {}
-    for layout in ("tiles", "tokens"):
-        work = LinearWork(n, k, packed.structure, epilogue, layout)
-        for kernel in linear_candidates(work, state.cpu):
-            kernels[kernel.name] = kernel
-            times[kernel.name] = kernel.milliseconds(tokens, state.threads)
-    best = min(times, key=lambda name: (times[name], name))
-    return Layer(
+    works = [LinearWork(n, k, packed.structure, epilogue, layout) for layout in ("tiles", "tokens")]
+    return Question(
         name=call.attrs["layer"],
         weight=weight.name,
-        structure=found.label(),
-        kernel=kernels[best],
-        candidates=dict(sorted(times.items(), key=lambda item: item[1])),
-        how="predicted",
-        tokens=tokens,
+        bases=tuple(kernel for work in works for kernel in linear_candidates(work, state.cpu)),
+        tokens=rows if isinstance(rows, int) else NOMINAL_TOKENS,
+    )
+
+
+def _layer(question: Question, estimates: list[Estimate], state: State) -> Layer:
+    best = estimates[0]
+    return Layer(
+        name=question.name,
+        weight=question.weight,
+        structure=state.packed[question.weight][0].label(),
+        kernel=best.kernel,
+        candidates={one.kernel.name: one.milliseconds for one in estimates},
+        how=best.how,
+        measured=tuple(one.kernel.name for one in estimates if one.how == "measured"),
+        tokens=question.tokens,
     )

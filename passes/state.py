@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from espalier.schedules.estimate import ByRule, Estimator
+
 if TYPE_CHECKING:
     import tvm
 
@@ -27,9 +29,11 @@ class Layer:
     candidates: Mapping[str, float]
     """Kernel to milliseconds."""
     how: str
-    """Where the times come from: "predicted" or "measured"."""
+    """Where the kernel's time comes from: "predicted" or "measured"."""
     tokens: int
     """The number of tokens that the choice was made for."""
+    measured: tuple[str, ...] = ()
+    """The candidates whose time is measured."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class State:
     packed: Mapping[str, tuple[Detection, Packed]] = field(default_factory=dict)
     """Weight of a linear layer (parameter) to its structure and packed form."""
     layers: Mapping[str, Layer] = field(default_factory=dict)
+    estimator: Estimator = field(default_factory=ByRule)
+    """Where the times of kernels come from."""
 
     def with_mod(self, mod: tvm.IRModule) -> State:
         return replace(self, mod=mod)

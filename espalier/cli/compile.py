@@ -21,6 +21,7 @@ from espalier.cli.options import (
     output_option,
     target_option,
     threads_option,
+    tuning_records_option,
 )
 from espalier.errors import UsageError
 from espalier.files import atomic, check_output, check_overwrite
@@ -60,6 +61,7 @@ def _pass_config(_ctx: click.Context, parameter: click.Parameter, values: tuple[
 @max_shape_option
 @click.option("--dtype", type=Choice(*DTYPES), default=DTYPES[0], help="Data type of the kernels.")
 @threads_option
+@tuning_records_option
 @click.option("--explain", is_flag=True, help="Print what was chosen for each linear layer, and why.")
 @click.option("--dump-code", type=Names(*DUMPS), default=(), help="Also write PKG.KIND beside the package.")
 @click.option("--dump-dir", metavar="DIR", type=FILE, help="Where --dump-code writes instead.")
@@ -87,6 +89,7 @@ def command(
     max_shape: Shapes | None,
     dtype: str,
     threads: int | None,
+    tuning_records: tuple[Path, ...],
     explain: bool,
     dump_code: tuple[str, ...],
     dump_dir: Path | None,
@@ -107,7 +110,7 @@ def command(
     dumps = _dump_paths(path, dump_code, dump_dir)
     for written in (path, *dumps.values()):
         check_output(written)
-        check_overwrite(written, model)
+        check_overwrite(written, model, *tuning_records)
     with output.step(f"compiling {model.name}"):
         done = api.compile_model(
             model,
@@ -121,6 +124,7 @@ def command(
             disabled_pass=disabled_pass,
             print_ir_before=print_ir_before,
             print_ir_after=print_ir_after,
+            tuning_records=tuning_records,
         )
     if print_pass_times:
         for name, seconds in done.pass_seconds.items():
@@ -155,7 +159,7 @@ def _text(path: Path, done: Compilation, explain: bool, output: Output) -> None:
                 layer.kernel,
                 layer.candidates.get(layer.kernel, "-"),
                 layer.how,
-                _by_time(layer.candidates),
+                _by_time(layer.candidates, layer.measured),
             ]
             for layer in done.package.metadata.layers
         ]
@@ -169,5 +173,8 @@ def _text(path: Path, done: Compilation, explain: bool, output: Output) -> None:
     click.echo(f", {len(done.package.module):,} bytes of code and weights, in {done.seconds:.1f} s")
 
 
-def _by_time(candidates: dict[str, float]) -> str:
-    return ", ".join(f"{name} {ms:.4g}" for name, ms in sorted(candidates.items(), key=lambda item: item[1]))
+def _by_time(candidates: dict[str, float], measured: tuple[str, ...]) -> str:
+    return ", ".join(
+        f"{name} {ms:.4g}{' (measured)' if name in measured else ''}"
+        for name, ms in sorted(candidates.items(), key=lambda item: item[1])
+    )

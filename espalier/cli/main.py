@@ -22,6 +22,7 @@ VERBS = {
     "inspect": "espalier.cli.inspect",
     "compile": "espalier.cli.compile",
     "run": "espalier.cli.run",
+    "tune": "espalier.cli.tune",
     "bench": "espalier.cli.bench",
     "prune": "espalier.cli.prune",
     "devices": "espalier.cli.devices",
