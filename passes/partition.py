@@ -7,6 +7,7 @@ would do little work for what goes in and out stays on the host, and so do norms
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from espalier.passes.graph import array, bindings, dims, operator, same_dims, su
 from espalier.passes.state import State
 from espalier.schedules.fpga import graph
 from espalier.schedules.fpga.graph import ACTIVATIONS, Input, Part
+
+LOG = logging.getLogger(__name__)
 
 LEAST_TOKENS = 8
 """A part of shorter sequences stays on the host: the accelerator works on tiles of tokens."""
@@ -83,6 +86,8 @@ class _Partition:
             if not refusal:
                 self._join(index, value)
                 continue
+            if name in _REFUSALS:
+                LOG.info("stays on the host: %s", refusal)
             if name in _REFUSALS and self.first_refusal == "it has no linear layer":
                 self.first_refusal = refusal
             self._reads[index] = set().union(*(self._groups_read(i) for i in self._inputs(value)))
