@@ -20,7 +20,10 @@ LEAST_GAIN = 0.04
 
 @dataclass(frozen=True)
 class ByRecords:
-    """measured: key of a record to milliseconds. trees: what corrects a kernel's own prediction, if any."""
+    """measured: key of a record to milliseconds.
+
+    trees: what corrects a kernel's own prediction, if any; not for fewer tokens than it was learned from.
+    """
 
     cpu: Cpu
     measured: Mapping[tuple[object, ...], float] = field(default_factory=dict)
@@ -46,7 +49,7 @@ class ByRecords:
         ]
         if measured:
             return ranked(measured)[0]
-        if self.trees is None or not features.known(base, self.trees.features):
+        if self.trees is None or m < self.trees.least_tokens or not features.known(base, self.trees.features):
             return ByRule().estimates([base], m, threads)[0]
         times = self.predict(variants, m, threads)
         best = int(np.argmin(times))
@@ -57,7 +60,7 @@ class ByRecords:
     def predict(self, kernels: Sequence[LinearKernel], m: int, threads: int) -> np.ndarray:
         """Milliseconds of each kernel by its own prediction and what was learned, f64."""
         own = np.array([kernel.milliseconds(m, threads) for kernel in kernels])
-        if self.trees is None or not kernels:
+        if self.trees is None or m < self.trees.least_tokens or not kernels:
             return own
         rows = features.features(kernels, list(own), m, threads, self.cpu, self.trees.features)
         learned = np.exp(self.trees.predict(rows).astype(np.float64))

@@ -59,7 +59,7 @@ def _values(kernel: LinearKernel, predicted: float, tokens: int, threads: int, c
     work = kernel.work
     structure = work.structure
     common = (
-        math.log(predicted),
+        math.log(predicted * 1e9 / (tokens * work.n * work.k)),
         math.log2(work.n),
         math.log2(work.k),
         1 - structure.sparsity((work.n, work.k)),
@@ -84,7 +84,8 @@ def _values(kernel: LinearKernel, predicted: float, tokens: int, threads: int, c
 
 
 COMMON = (
-    "log_predicted", "log_n", "log_k", "density", "block", "share", "log_tokens", "rest", "threads",
+    "log_cost", "log_n", "log_k", "density", "block", "share", "log_tokens", "rest", "threads",
     "residual", "activation", "lanes", "registers", "flops_per_cycle", "l1_kib", "l2_kib",
 )  # fmt: skip
-"""What every kernel has, in the order of _values."""
+"""What every kernel has, in the order of _values. log_cost: predicted picoseconds for a token and a weight of
+the whole matrix, which unlike the time itself does not grow with the layer."""

@@ -81,7 +81,8 @@ def learn(known: Sequence[Example], *, seed: int = 0) -> Trees | None:
     )
     booster = xgboost.train({**SETTINGS, "seed": seed}, xgboost.DMatrix(rows, targets), ROUNDS)
     cores = sorted({example.record.place.core for example in known})
-    return Trees(names, tuple(cores), tuple(_trees(booster)))
+    least = min(example.record.tokens for example in known)
+    return Trees(names, tuple(cores), least, tuple(_trees(booster)))
 
 
 def _features(example: Example, names: Sequence[str]) -> np.ndarray:

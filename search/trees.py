@@ -1,8 +1,8 @@
 """Boosted trees as numbers: what XGBoost learned, read and evaluated without it.
 
-Stored as JSON: {"features": [names], "cores": [names], "trees": [{"feature", "value", "left", "right"}]}, the
-last four lists over the nodes of a tree. A leaf has left = -1, and value is what it adds; other nodes go left
-where the feature is less than value.
+Stored as JSON: {"features": [names], "cores": [names], "least_tokens": number, "trees": [{"feature", "value",
+"left", "right"}]}, the last four lists over the nodes of a tree. A leaf has left = -1, and value is what it
+adds; other nodes go left where the feature is less than value.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class Tree:
 
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """features: names of the columns. cores: those that it was learned from."""
+    """features: names of the columns. cores, least_tokens: those that it was learned from."""
 
     features: tuple[str, ...]
     cores: tuple[str, ...]
+    least_tokens: int
     trees: tuple[Tree, ...]
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
@@ -60,7 +61,12 @@ class Trees:
             }
             for tree in self.trees
         ]
-        content = {"features": self.features, "cores": self.cores, "trees": trees}
+        content = {
+            "features": self.features,
+            "cores": self.cores,
+            "least_tokens": self.least_tokens,
+            "trees": trees,
+        }
         return json.dumps(content, separators=(",", ":")) + "\n"
 
     @classmethod
@@ -70,7 +76,7 @@ class Trees:
         trees = tuple(
             tree(one["feature"], one["value"], one["left"], one["right"]) for one in content["trees"]
         )
-        return cls(tuple(content["features"]), tuple(content["cores"]), trees)
+        return cls(tuple(content["features"]), tuple(content["cores"]), content["least_tokens"], trees)
 
 
 def tree(feature: Sequence[int], value: Sequence[float], left: Sequence[int], right: Sequence[int]) -> Tree:

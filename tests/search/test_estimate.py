@@ -24,7 +24,7 @@ DENSE, GROUP, ROW, *_ = BASES
 
 def constant(value: float, kernels: list[LinearKernel]) -> Trees:
     """Trees that know the kinds of `kernels`, and that all of them take e^value times what they predict."""
-    return Trees(names(kernels), ("znver1",), (tree([0], [value], [-1], [-1]),))
+    return Trees(names(kernels), ("znver1",), 1, (tree([0], [value], [-1], [-1]),))
 
 
 def key(kernel: LinearKernel, tokens: int = 128, threads: int = 1) -> tuple[object, ...]:
@@ -89,7 +89,7 @@ class Leveller:
     """Stands for trees: every kernel takes 1 ms, those with blocks taller than `height` less by `gain`."""
 
     def __init__(self, own: dict[LinearKernel, float], height: int, gain: float) -> None:
-        self.own, self.height, self.gain = own, height, gain
+        self.own, self.height, self.gain, self.least_tokens = own, height, gain, 1
         self.features = names(own)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
