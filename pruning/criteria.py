@@ -88,9 +88,14 @@ class _Watching(Criterion):
         return seen
 
 
+def has_inputs(layer: Layer) -> bool:
+    """Whether it is a linear layer whose inputs can be watched."""
+    return not isinstance(layer.module, nn.MultiheadAttention | nn.Embedding)
+
+
 def _watch_inputs(layer: Layer, see: object) -> RemovableHandle:
     """Call `see(x)` with the inputs f32 `[tokens, K]` of a linear layer, each time it runs."""
-    if isinstance(layer.module, nn.MultiheadAttention | nn.Embedding):
+    if not has_inputs(layer):
         raise ValueError(f"the inputs of {layer.name} cannot be watched: it belongs to no linear layer")
 
     def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -182,8 +187,8 @@ def least_squares(weight: torch.Tensor, hessian: torch.Tensor, keep: torch.Tenso
         columns = mask.nonzero().squeeze(1)
         rows = (owner == index).nonzero().squeeze(1)
         if len(columns):
-            factor = torch.linalg.cholesky(hessian[columns][:, columns])
-            solved[rows[:, None], columns] = torch.cholesky_solve(target[rows][:, columns].T, factor).T
+            factor = torch.linalg.cholesky(hessian[columns[:, None], columns])
+            solved[rows[:, None], columns] = torch.cholesky_solve(target[rows[:, None], columns].T, factor).T
     return solved
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from espalier.pruning.criteria import Magnitude, has_inputs
 from espalier.pruning.layers import Layer
 from espalier.pruning.methods import Method, Pruner
 
@@ -16,9 +17,10 @@ class Layerwise(Method):
     """All masks at once, from the first layer to the last; training after that is retraining.
 
     With `Reconstruction` a layer's kept weights are set so that its outputs change least, and layers after it
-    see, and make up for, what is left of the change (SparseGPT, arXiv 2301.00774, section 3.4). model: what
-    the pruner works on. batches: its inputs on some training data, at best more tokens than a layer has
-    inputs. Costs about half a forward pass of `batches` for each group of layers that share their inputs.
+    see, and make up for, what is left of the change (SparseGPT, arXiv 2301.00774, section 3.4). Weights that
+    no linear layer holds (embeddings, projections of nn.MultiheadAttention) are pruned first, by magnitude.
+    model: what the pruner works on. batches: its inputs on some training data, at best more tokens than a
+    layer has inputs. Costs about half a forward pass of `batches` for each group of layers that share inputs.
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[tuple[torch.Tensor, ...]]) -> None:
@@ -27,7 +29,10 @@ class Layerwise(Method):
     def start(self, pruner: Pruner) -> None:
         training = self.model.training
         self.model.eval()
-        for group in in_order(self.model, pruner.layers, self.batches[0]):
+        others = [layer for layer in pruner.layers if not has_inputs(layer)]
+        pruner.prune(layers=others, criterion=Magnitude())
+        linear = [layer for layer in pruner.layers if has_inputs(layer)]
+        for group in in_order(self.model, linear, self.batches[0]):
             pruner.criterion.stop()
             pruner.criterion.start(group)
             for batch in self.batches:

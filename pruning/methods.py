@@ -32,14 +32,21 @@ class Pruner(Protocol):
 
     def structure(self, layer: Layer, fraction: float = 1.0) -> Structure: ...
 
-    def prune(self, fraction: float = 1.0, *, layers: Sequence[Layer] | None = None) -> None: ...
+    def prune(
+        self,
+        fraction: float = 1.0,
+        *,
+        layers: Sequence[Layer] | None = None,
+        criterion: Criterion | None = None,
+    ) -> None: ...
 
 
 class Method(ABC):
     """Called by a Pruner; steps count from 1, 0 is before the first."""
 
-    def start(self, pruner: Pruner) -> None:  # noqa: B027 may do nothing
-        """Before the first step."""
+    def start(self, pruner: Pruner) -> None:
+        """Before the first step. Here: the criterion begins to watch all layers."""
+        pruner.criterion.start(pruner.layers)
 
     def penalty(self, pruner: Pruner) -> torch.Tensor:
         """Added to the loss, a scalar."""
@@ -68,6 +75,7 @@ class Gradual(Method):
     schedule: Cubic
 
     def start(self, pruner: Pruner) -> None:
+        super().start(pruner)
         if self.schedule.end == 0:
             pruner.prune()
 
@@ -124,6 +132,7 @@ class GroupLasso(Method):
     thresholds: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def start(self, pruner: Pruner) -> None:
+        super().start(pruner)
         for layer in pruner.layers:
             lasso_groups(pruner.structure(layer))
         self._reweight(pruner)
@@ -177,6 +186,7 @@ class Admm(Method):
     duals: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def start(self, pruner: Pruner) -> None:
+        super().start(pruner)
         for layer in pruner.layers:
             self.duals[layer.name] = torch.zeros_like(layer.matrix())
             self.targets[layer.name] = project(layer.matrix(), pruner.structure(layer))

@@ -22,6 +22,17 @@ def common_patterns(structures: Sequence[Structure], weights: Sequence[np.ndarra
     return _pattern(structures[0]).patterns(tall)
 
 
+def require_blocks(structure: Structure, shape: tuple[int, int], sparsity: float) -> None:
+    """ValueError where a weight has so few whole blocks that patterns may keep 5 % too much of it."""
+    if sparsity - structure.sparsity(shape) > 0.05:
+        p = _pattern(structure).p
+        raise ValueError(
+            f"a weight of {shape[0]}x{shape[1]} is too small for patterns of {p}x{p} at sparsity "
+            f"{sparsity:g}: {structure.label()} may prune only {structure.sparsity(shape):.3g} of it; "
+            "give a smaller p"
+        )
+
+
 def _pattern(structure: Structure) -> PP:
     if isinstance(structure, BPPP):
         return structure.pattern

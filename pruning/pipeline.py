@@ -59,15 +59,15 @@ TRIAL_SHAPE = (1200, 1200)
 class PruneOptions:
     """What `espalier prune` is asked.
 
-    steps, rate, dense_steps: None for the task's own. pruned_by: share of the steps after which the masks
-    stand; the rest retrains. distil: share of the dense model's loss. heads, embeddings: whether to prune the
-    layers that the task leaves alone, and embeddings.
+    criterion: None for the method's own. steps, rate, dense_steps: None for the task's own. pruned_by: share
+    of the steps after which the masks stand; the rest retrains. distil: share of the dense model's loss.
+    heads, embeddings: whether to prune the layers that the task leaves alone, and embeddings.
     """
 
     structure: str = "hp"
     sparsity: float = 0.9
-    method: str = "gradual"
-    criterion: str = "magnitude"
+    method: str = "layerwise"
+    criterion: str | None = None
     allocation: str = "uniform"
     distil: float = 0.7
     steps: int | None = None
@@ -81,13 +81,16 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         family = parse_family(self.structure)
+        if self.criterion is None:
+            natural = "reconstruction" if self.method == "layerwise" else "magnitude"
+            object.__setattr__(self, "criterion", natural)
         for what, value, known in (
             ("method", self.method, METHODS),
             ("criterion", self.criterion, CRITERIA),
             ("allocation", self.allocation, ALLOCATIONS),
         ):
             if value not in known:
-                raise UsageError(f"{what} {value!r} is unknown", hint=unknown(f"a {what}", value, known))
+                raise UsageError(f"{what} {value!r} is unknown", hint=unknown(f"a {what}", str(value), known))
         for what, value in (("distil", self.distil), ("pruned_by", self.pruned_by)):
             if not 0.0 <= value <= 1.0:
                 raise UsageError(
@@ -108,6 +111,11 @@ class PruneOptions:
                 f"structure {self.structure} cannot be pruned to {self.sparsity:g}, "
                 f"the nearest is {nearest:.3g}",
                 hint=f"give --sparsity {nearest:.3g}, or other parameters of the structure, like nm(v=16)",
+            )
+        if self.method == "layerwise" and self.criterion == "movement":
+            raise UsageError(
+                "criterion movement needs gradients, which method layerwise has none of",
+                hint="add --method gradual, or choose another --criterion",
             )
         if self.method == "lasso":
             try:
@@ -184,7 +192,7 @@ def prune_task(
     model = copy.deepcopy(teacher)
     standing = max(round(settings.steps * options.pruned_by), 1)
     method = METHODS[options.method](standing, model, lambda: samples(task, options.seed, device))
-    pruner = make_pruner(model, task, options, budgets, method, CRITERIA[options.criterion]())
+    pruner = make_pruner(model, task, options, budgets, method, CRITERIA[str(options.criterion)]())
     if method.done(0):
         figures["one_shot"] = task.evaluate(model)
     else:

@@ -22,7 +22,7 @@ from espalier.pruning.families import BPPPFamily, Family, PPFamily, structure_at
 from espalier.pruning.layers import Layer, prunable_layers
 from espalier.pruning.masks import attach, bake, set_mask
 from espalier.pruning.methods import Gradual, Method
-from espalier.pruning.patterns import common_patterns
+from espalier.pruning.patterns import common_patterns, require_blocks
 from espalier.pruning.schedules import Cubic
 from espalier.sparsity import Structure, sizes
 
@@ -46,7 +46,8 @@ class Pruner:
 
     sparsity: of every layer, or one a layer by weight name (see `allocation`); a layer not named stays dense.
     method: when and how (default: at once). criterion: which weights (default: magnitude). leave, embeddings:
-    as in `prunable_layers`. Raises ValueError for a sparsity outside 0 <= s < 1, an unknown name, no layer.
+    as in `prunable_layers`. Raises ValueError for a sparsity outside 0 <= s < 1, an unknown name, no layer,
+    and patterns that are too large for a weight.
     """
 
     def __init__(
@@ -77,28 +78,39 @@ class Pruner:
         self.family, self.budgets = family, budgets
         if self._shares and len({budgets[layer.name] for layer in self.layers}) > 1:
             raise ValueError("a shared pattern set needs one sparsity for all layers; give shared=false")
+        for layer in self.layers if isinstance(family, PPFamily | BPPPFamily) else ():
+            require_blocks(self.structure(layer), layer.shape, budgets[layer.name])
         self.method = method or Gradual(Cubic(0, 0))
         self.criterion: Criterion = criterion or Magnitude()
         self.steps = 0
         for layer in self.layers:
             attach(layer, dense_gradient=self.criterion.dense_gradient)
-        self.criterion.start(self.layers)
         self.method.start(self)
 
     def structure(self, layer: Layer, fraction: float = 1.0) -> Structure:
         """The structure of a layer when `fraction` of its final sparsity is reached."""
         return structure_at(self.family, layer.shape, self.budgets[layer.name] * fraction)
 
-    def prune(self, fraction: float = 1.0, *, layers: Sequence[Layer] | None = None) -> None:
-        """Make every mask (or those of some layers) anew, at `fraction` of the final sparsity."""
+    def prune(
+        self,
+        fraction: float = 1.0,
+        *,
+        layers: Sequence[Layer] | None = None,
+        criterion: Criterion | None = None,
+    ) -> None:
+        """Make the masks of all or some layers anew, by the pruner's or another criterion.
+
+        fraction: of the final sparsity.
+        """
+        criterion = criterion or self.criterion
         chosen = self.layers if layers is None else layers
-        scores = [self.criterion.score(layer).float().cpu().numpy() for layer in chosen]
+        scores = [criterion.score(layer).float().cpu().numpy() for layer in chosen]
         structures = [self.structure(layer, fraction) for layer in chosen]
         extra = {"patterns": self._patterns(fraction)} if self._shares else {}
         for layer, structure, score in zip(chosen, structures, scores, strict=True):
             keep = torch.from_numpy(structure.mask(score, **extra)).to(layer.parameter.device)
             set_mask(layer, keep)
-            self.criterion.adjust(layer, keep)
+            criterion.adjust(layer, keep)
 
     @property
     def _shares(self) -> bool:
@@ -152,7 +164,12 @@ class Pruner:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint, with the model's and the optimizer's own; the masks are part of the model's."""
-        return {"steps": self.steps, "method": self.method.state(), "criterion": self.criterion.state()}
+        settled = self.method.done(self.steps)
+        return {
+            "steps": self.steps,
+            "method": self.method.state(),
+            "criterion": {} if settled else self.criterion.state(),
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken. The model's state must have been loaded before."""

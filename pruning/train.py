@@ -192,6 +192,6 @@ def _restore(
     if pruner is not None:
         pruner.load(saved["pruner"])
     torch.set_rng_state(saved["random"].cpu())
-    if saved["random_gpu"]:
+    if saved.get("random_gpu"):
         torch.cuda.set_rng_state_all([state.cpu() for state in saved["random_gpu"]])
     return saved["step"]

@@ -42,14 +42,13 @@ if TYPE_CHECKING:
 @click.option(
     "--method",
     type=Choice("gradual", "layerwise", "one-shot", "lasso", "admm"),
-    default="gradual",
-    help="How the zeros come about. Default: gradual.",
+    default="layerwise",
+    help="How the zeros come about. Default: layerwise.",
 )
 @click.option(
     "--criterion",
     type=Choice("magnitude", "wanda", "movement", "reconstruction"),
-    default="magnitude",
-    help="Which weights matter. Default: magnitude.",
+    help="Which weights matter. Default: reconstruction for layerwise, magnitude for others.",
 )
 @click.option(
     "--allocation",
@@ -88,7 +87,7 @@ def command(
     structure: str,
     sparsity: float,
     method: str,
-    criterion: str,
+    criterion: str | None,
     allocation: str,
     distil: float,
     steps: int | None,

@@ -108,7 +108,7 @@ class Digits(Task):
 
     name = "digits"
     metric = "accuracy"
-    recipe = Recipe(batch=64, dense_steps=2640, dense_rate=2e-3, steps=400, rate=2e-3, weight_decay=0.05)
+    recipe = Recipe(batch=64, dense_steps=2640, dense_rate=2e-3, steps=200, rate=2e-3, weight_decay=0.05)
     leave = ("patch", "head")
     signature = Signature(("images",), ("logits",), {"images": {0: "batch"}})
 

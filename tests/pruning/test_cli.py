@@ -99,13 +99,12 @@ def test_prunes_digits_and_says_so_as_json(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["digits-hp.json", "digits-hp.onnx"]
 
 
-@pytest.mark.slow
 def test_digits_at_90_percent_keep_their_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole default run: about 75 s of one core."""
+    """The whole default run: half a minute of one core."""
     command = ["prune", "--task", "digits", "--structure", "hp", "--sparsity", "0.9", "--json"]
     assert run([*command, "-o", str(tmp_path / "d.onnx")]) == 0
     metric = json.loads(capsys.readouterr().out)["metric"]
-    assert metric["retrained"]["accuracy"] > 0.92 > metric["one_shot"]["accuracy"]
+    assert metric["retrained"]["accuracy"] > 0.94 > metric["one_shot"]["accuracy"]
 
 
 @pytest.mark.slow

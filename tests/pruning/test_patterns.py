@@ -97,3 +97,10 @@ def test_each_layer_has_its_own_set_where_that_is_asked() -> None:
 def test_a_common_set_needs_one_sparsity() -> None:
     with pytest.raises(ValueError, match="needs one sparsity for all layers"):
         Pruner(model(), PPFamily(p=8), {"0.weight": 0.5, "2.weight": 0.75})
+
+
+def test_patterns_larger_than_the_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"32x32 is too small for patterns of 100x100 at sparsity 0\.9"):
+        Pruner(model(), BPPPFamily(p=100), 0.9)
+    reports = Pruner(model(), BPPPFamily(B=8, p=8), 0.75).finish()
+    assert [report.sparsity for report in reports] == pytest.approx([0.75, 0.75], abs=0.01)

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from espalier.errors import StoppedError, UsageError
-from espalier.pruning.pipeline import PruneOptions, prune_task
+from espalier.pruning.pipeline import METHODS, PruneOptions, prune_task
 from espalier.pruning.tasks.task import Task
 from espalier.sparsity import HP
 
@@ -121,6 +121,7 @@ def test_sensitivity_meets_the_budget_with_unequal_shares(blobs: Task, tmp_path:
         ({"sparsity": float("nan")}, "sparsity is nan"),
         ({"structure": "nm", "sparsity": 0.9}, "structure nm cannot be pruned to 0.9, the nearest is 0.75"),
         ({"structure": "nm", "method": "lasso", "sparsity": 0.5}, "group lasso prunes whole columns"),
+        ({"criterion": "movement"}, "criterion movement needs gradients, which method layerwise has none of"),
         ({"distil": 1.5}, "distil is 1.5, expected from 0 to 1"),
         ({"rate": -1.0}, "rate is -1, expected above 0"),
     ],
@@ -128,6 +129,32 @@ def test_sensitivity_meets_the_budget_with_unequal_shares(blobs: Task, tmp_path:
 def test_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message.replace("(", r"\(")):
         PruneOptions(**options)
+
+
+def test_each_method_has_its_own_criterion() -> None:
+    chosen = {method: PruneOptions(method=method).criterion for method in METHODS}
+    assert chosen.pop("layerwise") == "reconstruction" and set(chosen.values()) == {"magnitude"}
+    assert PruneOptions(criterion="wanda").criterion == "wanda"
+
+
+@pytest.mark.usefixtures("no_export")
+def test_without_export_only_the_json_is_left(blobs: Task, tmp_path: Path) -> None:
+    watch = Stages()
+    result = prune_task(
+        blobs, OPTIONS, tmp_path / "a.onnx", export=False, evaluations=0, share=True, watch=watch
+    )
+    assert result.onnx_error is None and set(watch.told) == {"dense", "one-shot", "retrained"}
+    names = [file.name.split(".")[-1] for file in sorted(tmp_path.iterdir())]
+    assert names == ["npy", "pt", "json"]  # lessons and dense weights for other runs
+
+
+@pytest.mark.usefixtures("no_export")
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_ends_in_the_structure(blobs: Task, tmp_path: Path, method: str) -> None:
+    options = PruneOptions(structure="hp(B=8)", sparsity=0.75, method=method, steps=30)
+    result = prune_task(blobs, options, tmp_path / "a.onnx")
+    assert [layer.structure for layer in result.layers] == ["HP(B=8,kc=8,v=4,n=2)", "HP(B=8,kc=16,v=4,n=2)"]
+    assert [layer.sparsity for layer in result.layers] == [0.75, 0.75]
 
 
 class WithEmbedding(nn.Module):
