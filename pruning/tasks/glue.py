@@ -158,7 +158,7 @@ class Glue(Task):
         batches = max(len(self.rows) // 32, 1)
         fresh = Recipe(batch=32, dense_steps=5 * batches, dense_rate=5e-4, steps=5 * batches, rate=5e-4)
         # a tuned encoder's embeddings are half of its parameters, and gain nothing in a few epochs
-        tuned = replace(fresh, dense_steps=3 * batches, dense_rate=1e-4, frozen=("*embeddings*",))
+        tuned = replace(fresh, dense_steps=3 * batches, dense_rate=1e-4, frozen=("*.embeddings.*",))
         self.recipe = fresh if folder is None else tuned  # pyright: ignore[reportAttributeAccessIssue]
 
     def model(self) -> nn.Module:

@@ -67,21 +67,31 @@ def load_encoder(folder: Path, labels: int) -> Encoder:
             f"model {folder} cannot be read: {error}",
             hint="give the folder of an encoder as saved by transformers",
         ) from None
-    names = load_tokenizer(folder).model_input_names
-    return Encoder(network, names)
+    tokenizer = load_tokenizer(folder)
+    if network.config.pad_token_id is None:  # GPT-2: it looks for the last word that is no padding
+        network.config.pad_token_id = tokenizer.pad_token_id
+    return Encoder(network, tokenizer.model_input_names)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a Hugging Face folder."""
+    """The tokenizer of a Hugging Face folder; one without a padding token pads with its end token."""
     library = transformers()
     _require_folder(folder)
     try:
-        return library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"model {folder} has no tokenizer that can be read: {error}",
             hint="the folder needs tokenizer.json or vocab.txt",
         ) from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"model {folder}: its tokenizer has neither a padding nor an end token",
+            hint="set pad_token in its tokenizer_config.json",
+        )
+    return tokenizer
 
 
 def _require_folder(folder: Path) -> None:
