@@ -43,6 +43,8 @@ STRUCTURES = {
     "hp-1of4": "hp(B=32,v=4,n=1)",
     "nm16": "nm(v=16)",
 }
+SMALLER = {("digits", "bp+pp"): "bp+pp(B=32,p=16,m=4)"}
+"""Where weights have no whole block of 100 x 100."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def grid(tasks: list[str], seeds: int) -> list[Point]:
             for sparsity in SPARSITIES:
                 for name, structure in STRUCTURES.items():
                     if sparsity >= LEAST.get(name, 0.0):
+                        structure = SMALLER.get((task, name), structure)
                         options = replace(RECIPE, structure=structure, sparsity=sparsity, seed=seed)
                         points.append(Point(task, f"{name}-{sparsity}-{seed}", options))
             hp = replace(RECIPE, structure=STRUCTURES["hp"], sparsity=0.8, seed=seed)
