@@ -1,0 +1,194 @@
+"""Gain and regret of tuning over trials: layers of MiniLM at HP 90 % (2:4, B = 32), 128 tokens, one thread.
+
+First every kernel under every setting is measured (it can be stopped and goes on from WORK). Then tuning is
+replayed on those times under several seeds, learning as it does, and compared with trying what kernels
+predict of themselves and with trying at random. Regret is how much longer the kernel that was found takes
+than the best of all.
+
+    python benchmarks/tuning.py --work out/exhaustive.records --minutes 8
+    python benchmarks/tuning.py --work out/exhaustive.records --replay --write
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+os.environ["TVM_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+
+from espalier.bench.machine import this_machine
+from espalier.schedules import Epilogue, LinearKernel, LinearWork, linear_candidates
+from espalier.schedules.estimate import ByRule, Estimator
+from espalier.search import tune
+from espalier.search.estimate import ByRecords
+from espalier.search.measure import Local
+from espalier.search.record_file import RecordsFile, read_records
+from espalier.search.records import Place, kernel_key
+from espalier.search.shipped import shipped_trees
+from espalier.search.tune import Budget, Progress, Task, Tuner
+from espalier.sparsity import HP
+from espalier.targets.cpu import Cpu
+from espalier.targets.host import host
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENS = 128
+LAYERS = {
+    "after attention, 384 x 384": ((384, 384), Epilogue(bias=True, residual=True)),
+    "up, 1536 x 384": ((1536, 384), Epilogue(bias=True, activation="gelu")),
+}
+SEEDS = range(5)
+MARKS = (12, 16, 24, 32, 48, 64, 96, 128)
+"""Kernels measured for both layers together."""
+STRATEGIES: dict[str, dict[str, object]] = {
+    "learning": {},
+    "own predictions": {"learn": lambda *_, **__: None},
+    "at random": {"learn": lambda *_, **__: None, "RANDOM": 1.0, "HOPELESS": float("inf")},
+}
+"""What is changed in espalier.search.tune."""
+
+
+def tasks(cpu: Cpu) -> list[Task]:
+    """The layers, each once."""
+    found = []
+    for label, (shape, epilogue) in LAYERS.items():
+        works = [
+            LinearWork(*shape, HP.for_sparsity(shape, 0.9), epilogue, layout)
+            for layout in ("tiles", "tokens")
+        ]
+        bases = tuple(kernel for work in works for kernel in linear_candidates(work, cpu))
+        found.append(Task(label, bases, TOKENS, 1))
+    return found
+
+
+def variants(task: Task) -> list[LinearKernel]:
+    return [variant for base in task.bases for variant in base.variants()]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A machine that answers from the times measured before."""
+
+    times: dict[LinearKernel, float]
+
+    def load(self, kernel: LinearKernel, tokens: int) -> Callable[[int], float]:
+        return lambda count: self.times[kernel] / 1e3
+
+
+def measure(work: Path, minutes: float, cpu: Cpu) -> None:
+    def tell(now: Progress) -> None:
+        print(f"{now.trials} measured, {now.best_ms:.4f} ms", file=sys.stderr, flush=True)
+
+    place = Place(cpu.mcpu, cpu.clock_ghz, 1)
+    tuner = Tuner(tasks(cpu), Local(cpu, 1), cpu, RecordsFile(work), place, untuned=ByRule())
+    tuner.run(Budget(10**9, minutes * 60), tell, stop=lambda: False)
+    total = sum(len(variants(task)) for task in tasks(cpu))
+    print(f"{tuner.trials} of {total} measured", file=sys.stderr)
+
+
+def times_of(work: Path, cpu: Cpu) -> dict[LinearKernel, float]:
+    """Every kernel's time."""
+    there = {record.key: record.milliseconds for record in read_records(work)}
+    kernels = [variant for task in tasks(cpu) for variant in variants(task)]
+    keys = {kernel: kernel_key(kernel, cpu.mcpu, TOKENS, 1) for kernel in kernels}
+    missing = sum(key not in there for key in keys.values())
+    if missing:
+        sys.exit(f"{missing} of {len(kernels)} kernels are not measured yet; run without --replay first")
+    return {kernel: there[key] for kernel, key in keys.items()}
+
+
+def regrets(times: dict[LinearKernel, float], cpu: Cpu, seed: int) -> dict[int, float]:
+    """Mean regret of the layers after each number of trials of MARKS."""
+    best = [min(times[variant] for variant in variants(task)) for task in tasks(cpu)]
+    steps: list[tuple[int, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = RecordsFile(Path(folder) / "records")
+        place = Place(cpu.mcpu, cpu.clock_ghz, 1)
+        tuner = Tuner(tasks(cpu), Recorded(times), cpu, file, place, untuned=ByRule(), seed=seed)
+
+        def watch(now: Progress) -> None:
+            found = [min(state.measured.values(), default=np.inf) for state in tuner.states]
+            ratios = [ms / least for ms, least in zip(found, best, strict=True)]
+            steps.append((now.trials, float(np.mean(ratios)) - 1))
+
+        tuner.run(Budget(MARKS[-1]), watch)
+        file.close()
+    return {mark: [regret for trials, regret in steps if trials <= mark][-1] for mark in MARKS}
+
+
+def choice(estimator: Estimator, times: dict[LinearKernel, float], task: Task) -> tuple[str, float]:
+    """What an estimator takes without measuring, and its regret."""
+    kernel = estimator.estimates(task.bases, TOKENS, 1)[0].kernel
+    return kernel.name, times[kernel] / min(times[variant] for variant in variants(task)) - 1
+
+
+def report(times: dict[LinearKernel, float], cpu: Cpu) -> Iterator[str]:
+    yield "# Tuning: gain and regret"
+    yield ""
+    yield from (__doc__ or "").strip().split("\n    python")[0].splitlines()
+    yield ""
+    yield "| layer | kernels | best of all | ms | untuned ms | most that tuning can gain |"
+    yield "|---|---|---|---|---|---|"
+    for task in tasks(cpu):
+        kernels = variants(task)
+        best = min(kernels, key=lambda kernel: (times[kernel], kernel.name))
+        untuned = ByRule().estimates(task.bases, TOKENS, 1)[0].kernel
+        gain = 1 - times[best] / times[untuned]
+        cells = [task.label, len(kernels), best.name, f"{times[best]:.4f}", f"{times[untuned]:.4f}"]
+        yield f"| {' | '.join(map(str, cells))} | {gain:.1%} |"
+    yield ""
+    yield "Regret of the choice without measuring anything:"
+    yield ""
+    yield "| layer | by the kernels' own predictions | by the learned model that is shipped |"
+    yield "|---|---|---|"
+    for task in tasks(cpu):
+        cells = [
+            "{} ({:.1%})".format(*choice(estimator, times, task))
+            for estimator in (ByRule(), ByRecords(cpu, trees=shipped_trees(cpu.mcpu)))
+        ]
+        yield f"| {task.label} | {' | '.join(cells)} |"
+    yield ""
+    yield f"Mean regret of both layers over the kernels measured; mean of {len(SEEDS)} seeds (worst seed):"
+    yield ""
+    yield f"| trials | {' | '.join(map(str, MARKS))} |"
+    yield "|---|" + "---|" * len(MARKS)
+    for name, changes in STRATEGIES.items():
+        with patch.multiple(tune, **changes):
+            runs = [regrets(times, cpu, seed) for seed in SEEDS]
+        cells = [
+            f"{np.mean([run[mark] for run in runs]):.1%} ({max(run[mark] for run in runs):.1%})"
+            for mark in MARKS
+        ]
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield ""
+    yield this_machine(("apache-tvm", "xgboost-cpu")).line()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--replay", action="store_true")
+    parser.add_argument("--write", action="store_true", help="also write docs/results/tuning.md")
+    options = parser.parse_args()
+    cpu = host()
+    if not options.replay:
+        measure(options.work, options.minutes, cpu)
+        return
+    lines = list(report(times_of(options.work, cpu), cpu))
+    print("\n".join(lines))
+    if options.write:
+        (ROOT / "docs" / "results" / "tuning.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
