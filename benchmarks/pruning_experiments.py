@@ -95,23 +95,27 @@ def grid(tasks: list[str], seeds: int) -> list[Point]:
                         structure = SMALLER.get((task, name), structure)
                         options = replace(RECIPE, structure=structure, sparsity=sparsity, seed=seed)
                         points.append(Point(task, f"{name}-{sparsity}-{seed}", options))
-            hp = replace(RECIPE, structure=STRUCTURES["hp"], sparsity=0.8, seed=seed)
-            gradual = replace(hp, method="gradual", criterion="magnitude")
-            points += [
-                Point(task, f"hp-0.8-{what}-{seed}", options)
-                for what, options in (
-                    ("gradual", gradual),
-                    ("nodistil", replace(hp, distil=0.0)),
-                    ("sensitivity", replace(hp, allocation="sensitivity")),
-                    ("wanda", replace(hp, criterion="wanda")),
-                    ("magnitude", replace(hp, criterion="magnitude")),
-                    ("movement", replace(gradual, criterion="movement")),
-                    ("admm", replace(gradual, method="admm")),
-                    ("lasso", replace(gradual, method="lasso")),
-                )
-            ]
-            points.append(Point(task, f"nm4-0.5-{seed}", replace(hp, structure="nm(v=4)", sparsity=0.5)))
+            points += [point for sparsity in (0.8, 0.9) for point in variants(task, sparsity, seed)]
+            nm4 = replace(RECIPE, structure="nm(v=4)", sparsity=0.5, seed=seed)
+            points.append(Point(task, f"nm4-0.5-{seed}", nm4))
     return points
+
+
+def variants(task: str, sparsity: float, seed: int) -> list[Point]:
+    """HP by other methods, one thing changed at a time."""
+    hp = replace(RECIPE, structure=STRUCTURES["hp"], sparsity=sparsity, seed=seed)
+    gradual = replace(hp, method="gradual", criterion="magnitude")
+    changed = {
+        "gradual": gradual,
+        "nodistil": replace(hp, distil=0.0),
+        "sensitivity": replace(hp, allocation="sensitivity"),
+        "wanda": replace(hp, criterion="wanda"),
+        "magnitude": replace(hp, criterion="magnitude"),
+        "movement": replace(gradual, criterion="movement"),
+        "admm": replace(gradual, method="admm"),
+        "lasso": replace(gradual, method="lasso"),
+    }
+    return [Point(task, f"hp-{sparsity}-{what}-{seed}", options) for what, options in changed.items()]
 
 
 def installed_encoder() -> Path | None:
