@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from espalier.targets.cpu import Cpu
 
 SHARE_ALL_CORES = -3
 """TVM's affinity mode in which the number of CPUs named is the number of workers."""
+
+
+CONNECT_S = 10
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ def connect(cpu: Cpu, threads: int, tracker: str, key: str) -> Machine:
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
         raise UsageError(f"--rpc-tracker: got {tracker!r}, expected host:port", hint="for example pi:9190")
     try:
+        # TVM itself would try for a minute
+        socket.create_connection((host, int(port)), CONNECT_S).close()
         from tvm import rpc
 
         session = rpc.connect_tracker(host, int(port)).request(key, session_timeout=600)
