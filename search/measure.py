@@ -55,7 +55,7 @@ class Local:
         return run
 
 
-def build(kernel: LinearKernel, cpu: Cpu) -> tvm.runtime.Module:
+def build(kernel: LinearKernel, cpu: Cpu) -> tvm.runtime.Executable:
     """The compiled kernel under the name ENTRY."""
     import tvm
 

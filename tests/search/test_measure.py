@@ -93,6 +93,7 @@ def tracker() -> Iterator[str]:
         ["tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", str(ports[0])],
         ["tvm.exec.rpc_server", "--host", "127.0.0.1", "--port", str(ports[1]), "--tracker", address],
     ]
+    servers[0] += ["--port-end", str(ports[0] + 1)]
     servers[1] += ["--key", "here"]
     running = [
         subprocess.Popen([sys.executable, "-m", *one], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
