@@ -212,9 +212,9 @@ class Tuner:
         tokens, threads = state.task.tokens, self.place.threads
         by_time = sorted(state.task.bases, key=lambda base: (base.milliseconds(tokens, threads), base.name))
         limit = FIRST_WITHIN * by_time[0].milliseconds(tokens, threads)
-        dense = next(base for base in by_time if "dense" in base.name)
+        dense = [base for base in by_time if "dense" in base.name][:1]
         near = [base for base in by_time if base.milliseconds(tokens, threads) <= limit]
-        return list(dict.fromkeys([state.reference, dense, *near]))
+        return list(dict.fromkeys([state.reference, *dense, *near]))
 
     def _chosen(self, state: _State) -> list[LinearKernel]:
         """The most promising kernels that are not measured yet, and some at random."""
