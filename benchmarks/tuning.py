@@ -1,9 +1,9 @@
 """Gain and regret of tuning over trials: a layer of MiniLM at HP 90 % (2:4, B = 32), 128 tokens, one thread.
 
-First every sparse kernel under every setting is measured (it can be stopped and goes on from WORK). Then tuning is
-replayed on those times under several seeds, learning as it does, and compared with trying what kernels
-predict of themselves and with trying at random. Regret is how much longer the kernel that was found takes
-than the best of all.
+First every sparse kernel under every setting is measured (it can be stopped and goes on from WORK). Then
+tuning is replayed on those times under several seeds, learning as it does, and compared with trying what
+kernels predict of themselves and with trying at random. Regret is how much longer the kernel that was found
+takes than the best of all.
 
     python benchmarks/tuning.py --work out/exhaustive.records --minutes 8
     python benchmarks/tuning.py --work out/exhaustive.records --replay --write
@@ -27,12 +27,13 @@ import numpy as np
 from espalier.bench.machine import this_machine
 from espalier.schedules import Epilogue, LinearKernel, LinearWork, linear_candidates
 from espalier.schedules.estimate import ByRule, Estimator
-from espalier.search import tune
-from espalier.search.estimate import ByRecords
+from espalier.search import learn, tune
+from espalier.search.estimate import LEAST_GAIN, ByRecords
+from espalier.search.features import kind
 from espalier.search.measure import Local
 from espalier.search.record_file import RecordsFile, read_records
 from espalier.search.records import Place, kernel_key
-from espalier.search.shipped import shipped_trees
+from espalier.search.shipped import shipped_records, shipped_trees
 from espalier.search.tune import Budget, Progress, Task, Tuner
 from espalier.sparsity import HP
 from espalier.targets.cpu import Cpu
@@ -44,6 +45,7 @@ LAYERS = {"after attention, 384 x 384": ((384, 384), Epilogue(bias=True, residua
 SEEDS = range(5)
 MARKS = (6, 12, 18, 24, 36, 48, 72, 96)
 """Kernels measured."""
+FOLDS = 4
 STRATEGIES: dict[str, dict[str, object]] = {
     "learning": {},
     "own predictions": {"learn": lambda *_, **__: None},
@@ -168,7 +170,54 @@ def report(times: dict[LinearKernel, float], cpu: Cpu) -> Iterator[str]:
         ]
         yield f"| {name} | {' | '.join(cells)} |"
     yield ""
+    yield from transfer(cpu)
+    yield ""
     yield this_machine(("apache-tvm", "xgboost-cpu")).line()
+
+
+def transfer(cpu: Cpu) -> Iterator[str]:
+    """How well layers are chosen for that nothing was learned from: shipped records, a quarter left out."""
+    known = learn.examples(shipped_records(cpu.mcpu), cpu)
+    layers = sorted({_layer(one) for one in known})
+    order = np.random.default_rng(0).permutation(len(layers))
+    errors: dict[str, list[float]] = {"own predictions": [], "learned": []}
+    losses: dict[str, list[float]] = {name: [] for name in errors}
+    for fold in range(FOLDS):
+        left_out = {layers[i] for i in order[fold::FOLDS]}
+        trees = learn.learn([one for one in known if _layer(one) not in left_out])
+        estimators = {"own predictions": ByRecords(cpu), "learned": ByRecords(cpu, trees=trees)}
+        for layer in left_out:
+            there = [one for one in known if _layer(one) == layer]
+            times = np.array([one.record.milliseconds for one in there])
+            for name, estimator in estimators.items():
+                kernels = [one.kernel for one in there]
+                guesses = estimator.predict(kernels, there[0].record.tokens, 1)
+                errors[name] += list(np.log(guesses / times))
+                losses[name].append(times[_taken(kernels, guesses, cpu)] / times.min() - 1)
+    yield f"Layers that nothing was learned from ({len(layers)} layers, {len(known)} records, {FOLDS} parts):"
+    yield ""
+    yield "| | deviation of log(predicted / measured) | loss against the best measured, mean | worst |"
+    yield "|---|---|---|---|"
+    for name, lost in losses.items():
+        yield f"| {name} | {np.std(errors[name]):.3f} | {np.mean(lost):.1%} | {max(lost):.1%} |"
+
+
+def _taken(kernels: list[LinearKernel], guesses: np.ndarray, cpu: Cpu) -> int:
+    """Which kernel is chosen: a kind's own setting, unless another is predicted to gain enough."""
+    found = {}
+    for place in np.argsort(guesses):
+        found.setdefault(kind(kernels[place]), place)
+    for place, kernel in enumerate(kernels):
+        first = found[kind(kernel)]
+        own = kernel in linear_candidates(kernel.work, cpu)
+        if own and guesses[first] > (1 - LEAST_GAIN) * guesses[place]:
+            found[kind(kernel)] = place
+    return min(found.values(), key=lambda place: guesses[place])
+
+
+def _layer(one: learn.Example) -> tuple[int, int, str, int]:
+    work = one.record.work
+    return work.n, work.k, work.structure.label(), one.record.tokens
 
 
 def main() -> None:
