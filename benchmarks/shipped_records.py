@@ -4,7 +4,8 @@ Tunes the linear layers of MiniLM, BERT-base and TinyBERT by themselves, under t
 benchmarks, on one thread. It can be stopped and goes on from WORK; --learn writes
 search/shipped-CORE.jsonl and .json.
 
-    python benchmarks/shipped_records.py --work out/records.jsonl --tokens 128 --trials 600 --minutes 8
+    python benchmarks/shipped_records.py --work out/records.jsonl --tokens 128 --trials 540 --minutes 8
+    python benchmarks/shipped_records.py --work out/records.jsonl --tokens 32 --trials 150 --minutes 8
     python benchmarks/shipped_records.py --work out/records.jsonl --learn
 """
 
