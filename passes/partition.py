@@ -53,7 +53,7 @@ def run(state: State) -> State:
     groups = [group for group in work.groups if work.keep(group)]
     if not groups:
         raise ModelError(
-            f"no part of the model can run on the accelerator: {work.first_refusal}",
+            f"no part of the model can run on the accelerator: {work.refusal_told}",
             hint="it takes linear layers over at least 8 tokens and self-attention between them; compile for "
             "a CPU, or fix the shapes with --input-shapes",
         )
@@ -67,7 +67,8 @@ class _Partition:
         self.pairs = bindings(state.mod)
         self.index = {var: index for index, (var, _) in enumerate(self.pairs)}
         self.groups: list[_Group] = []
-        self.first_refusal = "it has no linear layer"
+        self.refusal_told = "it has no linear layer"
+        self._most = 0
         self._of: dict[int, int] = {}
         """Binding to its group."""
         self._reads: dict[int, set[int]] = {}
@@ -88,8 +89,8 @@ class _Partition:
                 continue
             if name in _REFUSALS:
                 LOG.info("stays on the host: %s", refusal)
-            if name in _REFUSALS and self.first_refusal == "it has no linear layer":
-                self.first_refusal = refusal
+            if name in _REFUSALS and self.refusal_told == "it has no linear layer":
+                self.refusal_told = refusal
             self._reads[index] = set().union(*(self._groups_read(i) for i in self._inputs(value)))
 
     def _inputs(self, value: relax.Expr) -> list[int]:
@@ -178,10 +179,12 @@ class _Partition:
         )
         tokens = self.tokens(group)
         reuse = products / max(1, sum(dims(var)[-1] for var in (*self.inputs(group), *self.outputs(group))))
-        if tokens < LEAST_TOKENS and products:
-            self.first_refusal = f"its sequences have {tokens} tokens, expected at least {LEAST_TOKENS}"
-        elif reuse < LEAST_REUSE and products:
-            self.first_refusal = f"its linear layers have {reuse:.0f} multiply-adds a value in or out"
+        if products > self._most:  # the largest group's reason is told
+            self._most = products
+            if tokens < LEAST_TOKENS:
+                self.refusal_told = f"its sequences have {tokens} tokens, expected at least {LEAST_TOKENS}"
+            elif reuse < LEAST_REUSE:
+                self.refusal_told = f"its linear layers have {reuse:.0f} multiply-adds a value in or out"
         return bool(group.members) and tokens >= LEAST_TOKENS and reuse >= LEAST_REUSE
 
     def _stands_alone(self, index: int, group: _Group) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from espalier.errors import DataError
+from espalier.errors import DataError, EspalierError
 from espalier.runtime.inputs import check_inputs
 from espalier.runtime.library import ffi
 from espalier.runtime.signature import Signature
@@ -58,7 +58,8 @@ class Executor:
     ) -> None:
         self.signature = signature
         self.threads = threads
-        self._functions = functions or {}
+        self._functions = {name: self._guarded(function) for name, function in (functions or {}).items()}
+        self._failures: list[EspalierError] = []
         self._library = _load(module)
         self._main = self._new_machine()[ENTRY]
 
@@ -74,7 +75,7 @@ class Executor:
         Raises DataError where the inputs do not fit the signature.
         """
         arrays = self._checked(inputs)
-        outputs = self._named(self._main(*_tensors(arrays)))
+        outputs = self._named(self._call(self._main, _tensors(arrays)))
         # an output that is an input comes back in the caller's own memory
         return {
             name: output.copy() if any(np.may_share_memory(output, array) for array in arrays) else output
@@ -84,14 +85,14 @@ class Executor:
     def benchmark(self, inputs: Mapping[str, np.ndarray], *, repeat: int = 1, number: int = 1) -> Times:
         """Times `repeat` means of `number` runs each, after one run that is not counted."""
         arguments = _tensors(self._checked(inputs))
-        self._main(*arguments)
+        self._call(self._main, arguments)
         return measure(lambda: self._main(*arguments), repeat=repeat, number=number)
 
     def profile(self, inputs: Mapping[str, np.ndarray]) -> list[CallTime]:
         """Every kernel of one run in the order of the calls, after one run that is not counted."""
         arguments = _tensors(self._checked(inputs))
         machine = self._new_machine()
-        machine[ENTRY](*arguments)
+        self._call(machine[ENTRY], arguments)
         calls: list[CallTime] = []
         started = 0
 
@@ -106,6 +107,26 @@ class Executor:
         machine["set_instrument"](ffi().convert(observe))
         machine[ENTRY](*arguments)
         return calls
+
+    def _guarded(self, function: Callable[..., None]) -> Callable[..., None]:
+        """A function whose failure is kept, as TVM hands on no more than its text."""
+
+        def call(*arguments: Any) -> None:
+            try:
+                function(*arguments)
+            except EspalierError as error:
+                self._failures.append(error)
+                raise
+
+        return call
+
+    def _call(self, main: Any, arguments: list[Any]) -> Any:
+        try:
+            return main(*arguments)
+        except RuntimeError:
+            if self._failures:
+                raise self._failures.pop() from None
+            raise
 
     def _new_machine(self) -> Any:
         # a machine looks up what its module calls from outside when it begins

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from espalier.cli.main import run
 from espalier.package import Package
+from espalier.package.metadata import Metadata
 from espalier.runtime import fpga
 
 pytestmark = pytest.mark.compile
@@ -117,7 +118,7 @@ def test_a_damaged_program_is_a_fault_with_its_number(capsys: pytest.CaptureFixt
     stream[16:32] = bytes(16)
     kept = {
         name: getattr(good.metadata, name)
-        for name in good.metadata.model_fields
+        for name in Metadata.model_fields
         if name not in ("format_version", "members")
     }
     Package.build(good.module, {**good.images, "program.bin": bytes(stream)}, **kept).save("bad.tar")
