@@ -187,6 +187,9 @@ def main() -> None:
         if model.name.startswith(encoder.TRANSFORMER.name):
             published = ", ".join(f"{name} {ms} ms" for name, ms in PUBLISHED.items())
             lines.append(f"Published for this Transformer at 90 %: {published}.")
+            ms = row(model, args.tokens, boards()["alveo-u200"], pruning(0.9, 8)).ms
+            gains = ", ".join(f"{old / ms:.0f} x {name}" for name, old in PUBLISHED.items())
+            lines.append(f"Here, HP 90 % on the alveo-u200: {ms:.3f} ms, so {gains}.")
         lines += ["", *table(model, args.tokens, cpu)]
     lines += ["", this_machine(("onnxruntime",)).line()]
     text = "\n".join(lines) + "\n"
