@@ -7,13 +7,16 @@ as they hold. The number of tokens is the model's where it is fixed, `NOMINAL_TO
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
+import tvm
 from tvm import relax
 
 from espalier.passes import ops
 from espalier.passes.graph import bindings, dims, operator, product
+from espalier.passes.quantize import int8_work
 from espalier.passes.state import Layer, State
-from espalier.schedules import Epilogue, LinearKernel, LinearWork, linear_candidates
+from espalier.schedules import Epilogue, LinearKernel, LinearWork, Quantization, linear_candidates
 from espalier.schedules.estimate import Estimate
 
 NOMINAL_TOKENS = 128
@@ -23,13 +26,16 @@ NOMINAL_TOKENS = 128
 class Question:
     """A linear layer that wants a kernel: `bases` are those that can run it, knobs as they come.
 
-    tokens: the number of tokens to choose for.
+    rows: the number of tokens in terms of the model's dimensions. tokens: the number to choose for.
+    integers: how its activations become integers, where that is allowed.
     """
 
     name: str
     weight: str
     bases: tuple[LinearKernel, ...]
+    rows: tvm.ir.Expr | int
     tokens: int
+    integers: Quantization | None
 
 
 def run(state: State) -> State:
@@ -46,22 +52,28 @@ def run(state: State) -> State:
 
 def questions(state: State) -> list[Question]:
     """The linear layers of `main`, in order."""
-    calls = [value for _, value in bindings(state.mod) if operator(value) == "espalier.linear"]
-    return [_question(call, state) for call in calls]
+    values: list[Any] = [value for _, value in bindings(state.mod)]
+    return [_question(value, state) for value in values if operator(value) == "espalier.linear"]
 
 
 def _question(call: relax.Call, state: State) -> Question:
     x, weight, bias, residual = ops.linear_args(call)
-    k, n = dims(weight)
+    k, n = cast("list[int]", dims(weight))
     _, packed = state.packed[weight.name]
     rows = product(dims(x)[:-1])
     epilogue = Epilogue(bias is not None, call.attrs["activation"], residual is not None)
+    integers = state.quantized.get(call.attrs["layer"])
     works = [LinearWork(n, k, packed.structure, epilogue, layout) for layout in ("tiles", "tokens")]
+    if integers is not None:
+        # what a model gives as integers is computed so
+        works = [*([] if integers.given else works), int8_work(works[0], integers, packed)]
     return Question(
         name=call.attrs["layer"],
         weight=weight.name,
         bases=tuple(kernel for work in works for kernel in linear_candidates(work, state.cpu)),
+        rows=rows,
         tokens=rows if isinstance(rows, int) else NOMINAL_TOKENS,
+        integers=integers,
     )
 
 
@@ -76,4 +88,6 @@ def _layer(question: Question, estimates: list[Estimate], state: State) -> Layer
         how=best.how,
         measured=tuple(one.kernel.name for one in estimates if one.how == "measured"),
         tokens=question.tokens,
+        rows=question.rows,
+        quantization=question.integers if best.kernel.work.dtype == "int8" else None,
     )

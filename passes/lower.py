@@ -13,7 +13,9 @@ from tvm import relax, tirx
 
 from espalier.passes import ops
 from espalier.passes.graph import Emit, Scope, dims, operator, product, rewrite
+from espalier.passes.lower_integers import Integers
 from espalier.passes.state import State
+from espalier.schedules import Quantization
 from espalier.schedules.x86.attention import AttentionWork, Mask, attention
 from espalier.schedules.x86.norm import NormWork, layer_norm
 from espalier.schedules.x86.tiles import from_tiles, to_tiles
@@ -45,7 +47,8 @@ class _Kernels:
         self.cpu = state.cpu
         self.builder = relax.BlockBuilder()
         self._functions: dict[Hashable, tvm.ir.GlobalVar] = {}
-        self._constants: dict[tuple[str, str], list[relax.Expr]] = {}
+        self._constants: dict[tuple[str, str, Quantization | None], list[relax.Expr]] = {}
+        self._integers = Integers()
 
     def _function(self, key: Hashable, name: str, make: Callable[[str], tirx.PrimFunc]) -> tvm.ir.GlobalVar:
         if key not in self._functions:
@@ -59,10 +62,12 @@ class _Kernels:
         layer = self.state.layers[call.attrs["layer"]]
         x, weight, bias, residual = ops.linear_args(call)
         kernel = layer.kernel
-        key = (weight.name, kernel.name)
+        integers = layer.quantization
+        key = (weight.name, kernel.name, integers)
         if key not in self._constants:
             _, packed = self.state.packed[weight.name]
-            self._constants[key] = [relax.const(array) for array in kernel.pack(packed)]
+            arrays = kernel.pack(packed) if integers is None else self._integers.constants(layer, packed)
+            self._constants[key] = [relax.const(array) for array in arrays]
         shape = dims(call)
         if call.attrs["layout"] == "tokens":
             tokens = product(shape[:-1])
@@ -71,8 +76,11 @@ class _Kernels:
             out = [tokens, shape[-1]]
         else:
             out = shape
-        function = self._function(("linear", kernel), kernel.name.replace("-", "_"), kernel.func)
-        args = [x, *self._constants[key], *(arg for arg in (bias, residual) if arg is not None)]
+        function = self._function(("linear", kernel.code), kernel.name.replace("-", "_"), kernel.func)
+        inputs = [x] if integers is None else self._integers.of(x, layer, self._function, emit)
+        args = [*inputs, *self._constants[key], *(arg for arg in (bias, residual) if arg is not None)]
+        if kernel.counts_tokens:
+            args.extend(call.args[-1].values)
         result = _call(function, args, out)
         return result if len(out) == len(shape) else relax.op.reshape(emit(result), shape)
 

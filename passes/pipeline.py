@@ -1,8 +1,8 @@
-"""The one list of passes, in order."""
+"""The one list of passes, in order, for each kind of target."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import tvm
 from tvm import relax
@@ -17,6 +17,8 @@ from espalier.passes import (
     fuse_norm,
     layout,
     lower,
+    partition,
+    quantize,
     widen,
 )
 from espalier.passes.state import Pass, State
@@ -31,7 +33,7 @@ def _layouts(state: State) -> State:
     return state.with_mod(layout.run(state.mod, chosen))
 
 
-PASSES = (
+FRONT = (
     Pass("widen", widen.run),
     Pass("clean", _on_mod(relax.transform.EliminateCommonSubexpr())),
     Pass("fuse-activation", _on_mod(fuse_activation.run)),
@@ -39,8 +41,19 @@ PASSES = (
     Pass("fuse-attention", _on_mod(fuse_attention.run)),
     Pass("fuse-linear", lambda state: state.with_mod(fuse_linear.run(state.mod, state.weights))),
     Pass("detect", detect.run, required=True),
+)
+"""Until the model is a few operators of ours whose weights have a known structure."""
+
+CPU = (
     Pass("choose", choose.run, required=True),
     Pass("layout", _layouts, required=True),
     Pass("lower", lower.run, required=True),
     Pass("bind", bind.run, required=True),
 )
+"""From there to kernels of the CPU."""
+
+PIPELINES: Mapping[str, tuple[Pass, ...]] = {
+    "llvm": (*FRONT, Pass("quantize", quantize.run), *CPU),
+    "fpga": (*FRONT, Pass("partition", partition.run, required=True), *CPU),
+}
+"""By the kind of target."""

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     import tvm
 
     from espalier.passes.frontend import Weight
-    from espalier.schedules import LinearKernel
+    from espalier.passes.samples import Samples
+    from espalier.schedules import LinearKernel, Quantization
+    from espalier.schedules.fpga.graph import Part
     from espalier.sparsity import Detection, Packed
     from espalier.targets.cpu import Cpu
 
@@ -34,6 +36,10 @@ class Layer:
     """The number of tokens that the choice was made for."""
     measured: tuple[str, ...] = ()
     """The candidates whose time is measured."""
+    rows: tvm.ir.Expr | int = 0
+    """The number of tokens in terms of the model's dimensions."""
+    quantization: Quantization | None = None
+    """How the activations become integers, for a kernel on integers."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,23 @@ class State:
     """Parameter of `main` to its constant."""
     cpu: Cpu
     threads: int
+    dtype: str = "float32"
+    """That the user wants products in."""
     packed: Mapping[str, tuple[Detection, Packed]] = field(default_factory=dict)
     """Weight of a linear layer (parameter) to its structure and packed form."""
     layers: Mapping[str, Layer] = field(default_factory=dict)
+    samples: Samples | None = None
+    """What rounding to integers is tried on, where the user wants integers."""
+    error: float | None = None
+    """What rounding costs: of the outputs on the samples, root mean square, relative."""
+    quantized: Mapping[str, Quantization] = field(default_factory=dict)
+    """Linear layers that may be computed on integers, or must be where the model gives them."""
+    bounds: Mapping[str, int] = field(default_factory=dict)
+    """Most of every named dimension."""
     estimator: Estimator = field(default_factory=ByRule)
     """Where the times of kernels come from."""
+    parts: tuple[Part, ...] = ()
+    """What an accelerator runs."""
 
     def with_mod(self, mod: tvm.IRModule) -> State:
         return replace(self, mod=mod)

@@ -34,13 +34,16 @@ class Quantization:
     """How the activations of a layer become integers: `clip(round(x / scale) + zero, 0, 255)`.
 
     mode: "static" by these constants, "token" by the range of each token, "tensor" by the range of the whole
-    input, as ONNX's DynamicQuantizeLinear says. given: the model says so, and is to be met exactly: weights
-    are integers times a scale. Else kernels may use fewer levels, and choose the scales of the weights.
+    input, as ONNX's DynamicQuantizeLinear says. factors: of the features, [K], that x is multiplied with
+    before and the weights are divided by (empty: none); they even out ranges. given: the model says so, and
+    is to be met exactly: weights are integers times a scale. Else kernels may use fewer levels, and choose
+    the scales of the weights.
     """
 
     mode: Literal["static", "token", "tensor"] = "token"
     scale: float = 1.0
     zero: int = 0
+    factors: tuple[float, ...] = ()
     given: bool = False
 
     def at(self, levels: int) -> Quantization:
@@ -82,6 +85,8 @@ class LinearKernel(ABC):
 
     version: ClassVar[int] = 1
     """Raised when the code of a kernel changes so much that times measured before no longer hold."""
+    counts_tokens: ClassVar[bool] = False
+    """The function is told the number of tokens, which its buffers do not show."""
 
     work: LinearWork
 
@@ -110,7 +115,8 @@ class LinearKernel(ABC):
 
     @abstractmethod
     def func(self, name: str) -> PrimFunc:
-        """The function: parameters x, constants, [bias f32 `[N]`], [residual], y; M is symbolic."""
+        """The function: parameters x, constants, [bias f32 `[N]`], [residual], [M, an int64, where it
+        `counts_tokens`], y; M is symbolic."""
 
     @abstractmethod
     def milliseconds(self, m: int, threads: int) -> float:

@@ -7,6 +7,8 @@ row's sum; else Offset holds the sum.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from espalier.schedules.linear import Quantization
@@ -24,6 +26,7 @@ EXACT = 2e-6
 def pack(shape: Int8Shape, packed: Packed, quantization: Quantization) -> tuple[np.ndarray, ...]:
     """The arrays that the kernel reads, in the order of its parameters."""
     columns, values = _lists(shape, packed)
+    values = evened(shape, columns, values, quantization.factors)
     codes, scale = _codes(shape, values, quantization.given)
     total = codes.sum(axis=1, dtype=np.int64)
     if quantization.mode == "static":
@@ -33,10 +36,24 @@ def pack(shape: Int8Shape, packed: Packed, quantization: Quantization) -> tuple[
     return *index, _words(shape, codes), scale.astype(np.float32), total.astype(np.int32)
 
 
-def quantized_matrix(shape: Int8Shape, packed: Packed, given: bool) -> tuple[np.ndarray, np.ndarray]:
+def evened(shape: Int8Shape, columns: np.ndarray, values: np.ndarray, factors: Sequence[float]) -> np.ndarray:
+    """Values `[N, entries]` divided by the factors of their features; those with factor 0 are 0."""
+    if not factors:
+        return values
+    inverse = np.zeros(shape.k, np.float32)
+    np.divide(1, np.float32(factors), out=inverse, where=np.float32(factors) > 0)
+    if shape.dense:
+        return values * np.pad(inverse, (0, values.shape[1] - shape.k))
+    return values * inverse[columns[np.arange(shape.n) // shape.height]]
+
+
+def quantized_matrix(
+    shape: Int8Shape, packed: Packed, quantization: Quantization
+) -> tuple[np.ndarray, np.ndarray]:
     """(codes int32 `[N, K]`, scale f32 `[N]`): the integers that the kernel multiplies with."""
     columns, values = _lists(shape, packed)
-    codes, scale = _codes(shape, values, given)
+    values = evened(shape, columns, values, quantization.factors)
+    codes, scale = _codes(shape, values, quantization.given)
     if shape.dense:
         return codes[:, : shape.k], scale
     matrix = np.zeros((shape.n, shape.k), np.int32)

@@ -2,10 +2,11 @@
 
     q = clip(round(x / scale) + zero, 0, levels), ties to even
 
-static  parameters x, scale f32 [1], zero i32 [1], q
-token   parameters x, q, scales f32 [tiles, 16], zeros i32 [tiles, 16]: a scale for each token, from its own
-        least and largest value (0 among them)
-tensor  parameters x, m int64, then those of token: one scale from all m tokens, the same everywhere
+static  parameters x, factors f32 [K] of the features (1 / scale among them), zero i32 [1], q
+given   the same with the scale f32 [1] itself
+token   parameters x, factors f32 [K] of the features, q, scales f32 [tiles, 16], zeros i32 [tiles, 16]: a
+        scale for each token, from its own least and largest value (0 among them)
+tensor  parameters x, m int64, q, scales, zeros: one scale from all m tokens, the same everywhere
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuantizeWork:
-    """divide: x / scale as ONNX says; else x times the reciprocal of scale, which rounds twice."""
+    """divide: x / scale as ONNX says, without factors; else x times the reciprocal of scale."""
 
     features: int
     levels: int

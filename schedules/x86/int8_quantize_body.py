@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,35 +33,53 @@ TINY = 1e-37
 
 def emit(work: QuantizeWork) -> None:
     """Parameters and statements of the function."""
+    static = work.mode == "static"
     x = handle("x")
     m = number("m") if work.mode == "tensor" else None
-    constants = (
-        (parameter("Scale", (1,)), parameter("Zero", (1,), "int32")) if work.mode == "static" else None
-    )
+    if static and work.divide:
+        factors = parameter("Scale", (1,))
+    else:
+        factors = None if work.divide else parameter("Factors", (work.features,))
+    zero = parameter("Zero", (1,), "int32") if static else None
     q = handle("q")
-    scales, zeros = (None, None) if constants else (handle("scales"), handle("zeros"))
+    scales, zeros = (None, None) if static else (handle("scales"), handle("zeros"))
     tiles: Any = tirx.Var("tiles", "int64")
     x = matched("X", x, (tiles, work.features, LANES))
     q = matched("Q", q, (tiles, work.features, LANES), "uint8")
-    if scales is not None:
+    if not static:
         scales = matched("S", scales, (tiles, LANES))
         zeros = matched("Z", zeros, (tiles, LANES), "int32")
+
+    def value(tile: Any, k: Any) -> Any:
+        """x times its feature's factor."""
+        result = x[tile, k, vector()]
+        return result if work.divide else result * splat(factors[k])
+
     if m is not None:
         with opaque("range"):
             ends = _Range()
             with loop("tile", tiles) as tile:
-                ends.widen_all(x, tile, work.features, m)
+                ends.widen(lambda k: _existing(value(tile, k), tile, m), work.features)
             low, high = ends.across()
             with loop("tile", tiles) as tile:
                 _store_scale(work, scales, zeros, tile, low, high)
     with parallel("tile", tiles) as tile, opaque("quantize"):
         if work.mode == "token":
             ends = _Range()
-            ends.widen_all(x, tile, work.features, None)
+            ends.widen(lambda k: value(tile, k), work.features)
             _store_scale(work, scales, zeros, tile, *ends.lanes())
-        rounding = _Rounding.of(work, constants, scales, zeros, tile)
+        if static:
+            scale = splat(factors[0]) if work.divide else None
+            rounding = _Rounding.of(work, scale, splat(zero[0]))
+        else:
+            rounding = _Rounding.of(work, scales[tile, vector()], zeros[tile, vector()])
         with loop("k", work.features) as k:
-            store(q, [tile, k, vector()], rounding.integers(x[tile, k, vector()]).astype("uint8x16"))
+            store(q, [tile, k, vector()], rounding.integers(value(tile, k)).astype("uint8x16"))
+
+
+def _existing(value: Any, tile: Any, m: Any) -> Any:
+    """0 in the lanes past m tokens."""
+    return tirx.Select(vector(tile * LANES) < splat(m), value, splat(tirx.const(0, "float32")))
 
 
 class _Range:
@@ -71,15 +90,12 @@ class _Range:
         for side in (self.low, self.high):
             store(side, [vector()], splat(tirx.const(0, "float32")))
 
-    def widen_all(self, x: Any, tile: Any, features: int, m: Any) -> None:
-        """By all features of a tile; m: tokens that exist, None where lanes past them do no harm."""
+    def widen(self, value: Callable[[Any], Any], features: int) -> None:
+        """By `value(feature)` of all features."""
         with loop("k", features) as k:
-            value = x[tile, k, vector()]
-            if m is not None:
-                token = vector(tile * LANES)
-                value = tirx.Select(token < splat(m), value, splat(tirx.const(0, "float32")))
-            store(self.low, [vector()], tirx.min(self.low[vector()], value))
-            store(self.high, [vector()], tirx.max(self.high[vector()], value))
+            one = value(k)
+            store(self.low, [vector()], tirx.min(self.low[vector()], one))
+            store(self.high, [vector()], tirx.max(self.high[vector()], one))
 
     def lanes(self) -> tuple[Any, Any]:
         return self.low[vector()], self.high[vector()]
@@ -108,30 +124,28 @@ def _store_scale(work: QuantizeWork, scales: Any, zeros: Any, tile: Any, low: An
 
 @dataclass(frozen=True)
 class _Rounding:
-    """Scale (or its reciprocal) and bounds as vectors."""
+    """scale: or its reciprocal; None where it is in the values. least, most: bounds as vectors."""
 
-    factor: Any
+    scale: Any
     divide: bool
     zero: Any
     least: Any
     most: Any
 
     @classmethod
-    def of(cls, work: QuantizeWork, constants: Any, scales: Any, zeros: Any, tile: Any) -> _Rounding:
-        if constants is not None:
-            scale, zero = splat(constants[0][0]), splat(constants[1][0])
-        else:
-            scale, zero = scales[tile, vector()], zeros[tile, vector()]
-        scale, zero = T.bind(scale), T.bind(zero)
-        factor = scale if work.divide else T.bind(splat(tirx.const(1, "float32")) / scale)
+    def of(cls, work: QuantizeWork, scale: Any, zero: Any) -> _Rounding:
+        zero = T.bind(zero)
+        if scale is not None:
+            scale = T.bind(scale if work.divide else splat(tirx.const(1, "float32")) / scale)
         least = T.bind((zero * splat(tirx.const(-1, "int32"))).astype("float32x16"))
         most = T.bind(least + splat(tirx.const(work.levels, "float32")))
-        return cls(factor, work.divide, zero, least, most)
+        return cls(scale, work.divide, zero, least, most)
 
     def integers(self, x: Any) -> Any:
-        value = x / self.factor if self.divide else x * self.factor
+        if self.scale is not None:
+            x = x / self.scale if self.divide else x * self.scale
         # the bounds are whole, so that rounding after them stays within
-        return _rounded(tirx.min(self.most, tirx.max(self.least, value))) + self.zero
+        return _rounded(tirx.min(self.most, tirx.max(self.least, x))) + self.zero
 
 
 def _rounded(value: Any) -> Any:

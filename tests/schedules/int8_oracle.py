@@ -32,7 +32,7 @@ class Built:
         self.kernel, self.quantization = kernel, quantization.at(kernel.levels)
         self.work: LinearWork = kernel.work
         packed = self.work.structure.pack(weight)
-        self.codes, self.scale = quantized_matrix(kernel.shape, packed, quantization.given)
+        self.codes, self.scale = quantized_matrix(kernel.shape, packed, quantization)
         self.tensor = tvm.runtime.tensor
         target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
         self.library = tvm.compile(kernel.func("linear"), target=target)

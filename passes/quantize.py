@@ -1,0 +1,195 @@
+"""Quantise: let the linear layers of a float model be computed on integers, as many as the error allows.
+
+Inputs are rounded to u8 by a scale of their own for each token, or, where samples were given and the error
+stays the same, by constants. Before that features are evened out: x[k] is multiplied and W[:, k] divided by
+`sqrt(max |W[:, k]| / max |x[k]|)`, so that a few large features do not cost all others their precision
+(SmoothQuant, Xiao et al., 2023, with alpha = 1/2). Layers whose rounding does the most harm for the time it
+saves stay in float until the model's outputs on the samples are within the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from espalier.errors import UsageError
+from espalier.passes.samples import Samples
+from espalier.passes.state import State
+from espalier.passes.trial import LinearLayer, Trial, linear_layers
+from espalier.schedules import LinearWork, Quantization
+from espalier.schedules.x86.int8_dot import Dot, dots
+from espalier.schedules.x86.int8_pack import integers, quantized
+from espalier.sparsity import Packed
+
+TOKENS = 512
+"""Tokens of a layer's input, spread over the samples, that errors are estimated with."""
+CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+"""Parts of the range seen that are tried as static ranges."""
+WORSE = 1.1
+"""A static scale may err so much more than one for each token."""
+
+
+def run(state: State) -> State:
+    """Fill `quantized` and `error`. The module stays as it is.
+
+    Raises UsageError where no choice of layers meets the error.
+    """
+    if state.samples is None or not linear_layers(state):
+        return state
+    return _Search(state, state.samples).run()
+
+
+def int8_work(work: LinearWork, quantization: Quantization, packed: Packed) -> LinearWork:
+    """The same layer on integers."""
+    largest = 0
+    if quantization.given:
+        found = integers(packed.unpack())
+        assert found is not None
+        largest = max(1, int(np.abs(found[0]).max(initial=0)))
+    scaling = "static" if quantization.mode == "static" else "token"
+    return replace(work, dtype="int8", scaling=scaling, largest=largest)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a layer would be quantised (for all levels), its weight then `[K, N]`, and the squared relative
+    error of its result."""
+
+    quantization: Quantization
+    weight: np.ndarray
+    error: float
+
+
+class _Search:
+    def __init__(self, state: State, samples: Samples) -> None:
+        self.state, self.samples = state, samples
+        self.dot: Dot = dots(state.cpu, 0)[0]
+        self.layers = [layer for layer in linear_layers(state) if layer.name not in state.quantized]
+        self.trial = Trial(state, [tensor.name for tensor in samples.signature.inputs], self.dot.levels)
+        runs = [self.trial.run(inputs, {}, {}) for inputs in samples]
+        self.outputs = [outputs for outputs, _ in runs]
+        share = -(-TOKENS // len(runs))
+        self.seen = {
+            layer.name: np.concatenate([captured[layer.name][:share] for _, captured in runs])
+            for layer in self.layers
+        }
+
+    def run(self) -> State:
+        plans = self._plans()
+        error = self._error(plans)
+        most = self.samples.max_error
+        kept = dict(plans)
+        while error > most and kept:
+            # errors of layers add up in squares; how much of them reaches the outputs is measured
+            reach = error**2 / sum(plan.error for plan in kept.values())
+            room = most**2 / reach * 0.9
+            for name in sorted(kept, key=lambda name: -kept[name].error):
+                if sum(plan.error for plan in kept.values()) <= room:
+                    break
+                del kept[name]
+            error = self._error(kept)
+        if not kept:
+            raise UsageError(
+                f"--dtype int8: no linear layer can be rounded within an error of {most:.2%}",
+                hint=f"all of them err by {self._error(plans):.2%}; allow that by --max-error",
+            )
+        chosen = {name: plan.quantization for name, plan in kept.items()}
+        return replace(self.state, quantized={**chosen, **self.state.quantized}, error=error)
+
+    def _error(self, plans: Mapping[str, _Plan]) -> float:
+        """Root mean square of the outputs' differences over that of the outputs, the worst output's."""
+        settings = {name: plan.quantization.at(self.dot.levels) for name, plan in plans.items()}
+        weights = {name: plan.weight for name, plan in plans.items()}
+        got = [self.trial.run(inputs, settings, weights)[0] for inputs in self.samples]
+        return max(
+            _relative(np.concatenate([each[i].ravel() for each in got]),
+                      np.concatenate([each[i].ravel() for each in self.outputs]))
+            for i in range(len(self.outputs[0]))
+        )  # fmt: skip
+
+    def _plans(self) -> dict[str, _Plan]:
+        groups: dict[object, list[LinearLayer]] = {}
+        for layer in self.layers:
+            groups.setdefault(layer.x, []).append(layer)
+        plans = {}
+        for group in groups.values():
+            x = self.seen[group[0].name]
+            weights = [self.state.weights[layer.weight].array for layer in group]
+            factors = _factors(x, weights)
+            rounded = [self._weight(weight, factors) for weight in weights]
+            quantization = self._quantization(x, factors, weights, rounded)
+            for layer, weight, near in zip(group, weights, rounded, strict=True):
+                error = self._local(x, quantization, weight, near)
+                plans[layer.name] = _Plan(quantization, near, error)
+        return plans
+
+    def _quantization(
+        self, x: np.ndarray, factors: np.ndarray, weights: Sequence[np.ndarray], rounded: Sequence[np.ndarray]
+    ) -> Quantization:
+        """The same for all layers that read x."""
+        by_token = Quantization("token", factors=tuple(factors.tolist()))
+        if not self.samples.given:
+            return by_token
+        low, high = (x * factors).min(), (x * factors).max()
+        static = [_static(clip * low, clip * high, by_token) for clip in CLIPS]
+
+        def error(quantization: Quantization) -> float:
+            pairs = zip(weights, rounded, strict=True)
+            return sum(self._local(x, quantization, *pair) for pair in pairs)
+
+        best = min(static, key=error)
+        return best if error(best) <= WORSE**2 * error(by_token) else by_token
+
+    def _weight(self, weight: np.ndarray, factors: np.ndarray) -> np.ndarray:
+        """`[K, N]` as the kernel rounds it."""
+        inverse = np.divide(1, factors, out=np.zeros_like(factors), where=factors > 0)
+        codes, scale = quantized(weight.T * inverse, self.dot)
+        return np.ascontiguousarray((codes * scale[:, None]).T * factors[:, None], np.float32)
+
+    def _local(
+        self, x: np.ndarray, quantization: Quantization, weight: np.ndarray, rounded: np.ndarray
+    ) -> float:
+        """Squared error of `x @ weight` over its square."""
+        exact = x @ weight
+        near = fake(x, quantization.at(self.dot.levels), self.dot.levels) @ rounded
+        return float(np.square(near - exact).sum() / max(np.square(exact).sum(), 1e-30))
+
+
+def fake(x: np.ndarray, quantization: Quantization, levels: int) -> np.ndarray:
+    """x `[tokens, K]` as its integers stand for it."""
+    factors = np.float32(quantization.factors or np.ones(x.shape[1]))
+    value = x * factors
+    if quantization.mode == "static":
+        scale, zero = np.float32(quantization.scale), np.float32(quantization.zero)
+    else:
+        low = np.minimum(value.min(axis=1, keepdims=True), 0)
+        high = np.maximum(value.max(axis=1, keepdims=True), 0)
+        scale = np.maximum((high - low) / levels, 1e-30)
+        zero = np.rint(-low / scale)
+    whole = np.clip(np.rint(value / scale), -zero, levels - zero)
+    return np.divide(whole * scale, factors, out=np.zeros_like(value), where=factors > 0)
+
+
+def _static(low: float, high: float, like: Quantization) -> Quantization:
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    scale = (high - low) / 255 or 1.0
+    return replace(like, mode="static", scale=scale, zero=round(-low / scale))
+
+
+def _factors(x: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
+    """f32 `[K]`; 0 for features that no weight reads."""
+    inputs = np.abs(x).max(axis=0)
+    readers = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
+    seen = inputs > 1e-3 * inputs.max(initial=0)
+    # a feature that the samples hardly show is not blown up
+    inputs = np.where(seen, inputs, inputs[seen].min(initial=1.0))
+    return np.sqrt(readers / inputs).astype(np.float32)
+
+
+def _relative(got: np.ndarray, wanted: np.ndarray) -> float:
+    difference = got.astype(np.float64) - wanted
+    return float(
+        np.sqrt(np.square(difference).mean() / max(np.square(wanted.astype(np.float64)).mean(), 1e-30))
+    )
