@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from espalier.schedules import LinearKernel
-from espalier.schedules.estimate import ByRule, Estimate, ranked
+from espalier.schedules.estimate import Estimate, ranked
 from espalier.search import features
 from espalier.search.records import Record, kernel_key
 from espalier.search.trees import Trees
@@ -34,37 +34,48 @@ class ByRecords:
 
         Dense kernels stay in any case, so that what is chosen is never slower than they are.
         """
-        found = [self._best(base, m, threads) for base in bases]
+        spaces = [list(base.variants()) for base in bases]
+        flat = self.predict([kernel for space in spaces for kernel in space], m, threads)
+        times = np.split(flat, np.cumsum([len(space) for space in spaces])[:-1])
+        found = [
+            self._measured(space, m, threads) or self._predicted(space, ms)
+            for space, ms in zip(spaces, times, strict=True)
+        ]
         if any(one.how == "measured" for one in found):
             found = [one for one in found if one.how == "measured" or "dense" in one.kernel.name]
         return ranked(found)
 
-    def _best(self, base: LinearKernel, m: int, threads: int) -> Estimate:
-        variants = list(base.variants())
-        core = self.cpu.mcpu
-        measured = [
-            Estimate(variant, self.measured[key], "measured")
-            for variant in variants
-            if (key := kernel_key(variant, core, m, threads)) in self.measured
+    def _measured(self, space: Sequence[LinearKernel], m: int, threads: int) -> Estimate | None:
+        """The fastest of a kernel's settings that there are records of."""
+        keys = {kernel_key(kernel, self.cpu.mcpu, m, threads): kernel for kernel in space}
+        there = [
+            Estimate(kernel, self.measured[key], "measured")
+            for key, kernel in keys.items()
+            if key in self.measured
         ]
-        if measured:
-            return ranked(measured)[0]
-        if self.trees is None or m < self.trees.least_tokens or not features.known(base, self.trees.features):
-            return ByRule().estimates([base], m, threads)[0]
-        times = self.predict(variants, m, threads)
+        return ranked(there)[0] if there else None
+
+    def _predicted(self, space: Sequence[LinearKernel], times: np.ndarray) -> Estimate:
+        """The kernel's own setting, which comes first, unless another is predicted to gain enough."""
         best = int(np.argmin(times))
-        if times[best] > (1 - LEAST_GAIN) * times[0]:
+        learned = self.trees is not None and features.known(space[0], self.trees.features)
+        if not learned or times[best] > (1 - LEAST_GAIN) * times[0]:
             best = 0
-        return Estimate(variants[best], float(times[best]), "predicted")
+        return Estimate(space[best], float(times[best]), "predicted")
 
     def predict(self, kernels: Sequence[LinearKernel], m: int, threads: int) -> np.ndarray:
-        """Milliseconds of each kernel by its own prediction and what was learned, f64."""
+        """Milliseconds of each kernel by its own prediction and what was learned, f64.
+
+        Kinds of kernels that nothing was learned of are as far off as the others are in the mean.
+        """
         own = np.array([kernel.milliseconds(m, threads) for kernel in kernels])
-        if self.trees is None or m < self.trees.least_tokens or not kernels:
+        if self.trees is None or m < self.trees.least_tokens:
             return own
-        rows = features.features(kernels, list(own), m, threads, self.cpu, self.trees.features)
-        learned = np.exp(self.trees.predict(rows).astype(np.float64))
-        return own * np.where([features.known(kernel, self.trees.features) for kernel in kernels], learned, 1)
+        names = self.trees.features
+        rows = features.features(kernels, list(own), m, threads, self.cpu, names)
+        off = self.trees.predict(rows).astype(np.float64)
+        known = np.array([features.known(kernel, names) for kernel in kernels], bool)
+        return own * np.exp(np.where(known, off, off[known].mean() if known.any() else 0.0))
 
 
 def measured_times(records: Sequence[Record]) -> dict[tuple[object, ...], float]:
