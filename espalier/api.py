@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from espalier.errors import UsageError, unknown
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from espalier.package import Package
     from espalier.search.tune import Watch
-    from espalier.targets.cpu import Cpu
     from espalier.targets.target import Target
     from espalier.tuning import Tuning
 
 
-DTYPES = ("float32",)
+DTYPES = ("float32", "int8")
 """Data types that kernels can be compiled for."""
 
 FORMATS = ("dense", "csr", "bcsr", "bitmap", "hp")
@@ -113,7 +114,7 @@ def compile(model: str | Path, **options: Any) -> Package:
 def compile_model(
     model: str | Path,
     *,
-    target: Cpu | str | None = None,
+    target: Target | str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     max_shape: Mapping[str, Sequence[int]] | None = None,
     dtype: str = "float32",
@@ -123,9 +124,14 @@ def compile_model(
     disabled_pass: Sequence[str] = (),
     print_ir_before: Sequence[str] = (),
     print_ir_after: Sequence[str] = (),
+    calibrate: Mapping[str, np.ndarray] | None = None,
+    max_error: float = 0.05,
     tuning_records: Sequence[str | Path] = (),
 ) -> Compilation:
     """Compiles a model and tells how; `espalier compile` explains the options.
+
+    `calibrate` holds samples of the inputs by name, along their first axis, for int8; `max_error` is what
+    rounding to int8 may cost on a CPU: root mean square over the outputs', on the samples.
 
     `tuning_records` are files that `espalier tune` wrote: what they measured decides.
 
@@ -139,15 +145,18 @@ def compile_model(
 
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} cannot be compiled", hint=unknown("dtype", dtype, DTYPES))
-    device: Any = host() if target is None else parse_target(target) if isinstance(target, str) else target
+    device = host() if target is None else parse_target(target) if isinstance(target, str) else target
     started = time.perf_counter()
     records = [Path(file) for file in tuning_records]
     decisive = {
         "input_shapes": input_shapes,
         "max_shape": max_shape,
-        "threads": threads or device.cores,
+        "dtype": dtype,
+        "threads": threads or device.host.cores,
         "pass_config": pass_config or {},
         "disabled_pass": disabled_pass,
+        "calibrate": calibrate,
+        "max_error": max_error,
     }
     shown = bool(dump_code or print_ir_before or print_ir_after)
     cached = None if shown else cache.entry(Path(model), device, decisive, records)

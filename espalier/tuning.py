@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,16 +137,22 @@ def model_tasks(
     threads: int,
 ) -> list[Task]:
     """The distinct linear layers of a model, in the order in which they first come."""
+    from espalier.compiler import _bounds, _signature
     from espalier.passes.choose import Question, questions
     from espalier.passes.frontend import import_model, read_model
-    from espalier.passes.pipeline import PASSES
+    from espalier.passes.pipeline import PIPELINES
     from espalier.passes.state import State
     from espalier.search.records import kernel_key
     from espalier.search.tune import Task
 
     imported = import_model(read_model(model), input_shapes, max_shape)
-    state = State(imported.mod, imported.weights, cpu, threads)
-    for step in PASSES:
+    bounds = _bounds(imported)
+    state = State(imported.mod, imported.weights, cpu, threads, dtype, bounds=bounds)
+    if dtype == "int8":
+        from espalier.passes.samples import samples
+
+        state = replace(state, samples=samples(imported.mod, _signature(imported, bounds), None, 0.05))
+    for step in PIPELINES[cpu.kind]:
         if step.name == "choose":
             break
         state = step.run(state)

@@ -28,9 +28,9 @@ from espalier.files import atomic, check_output, check_overwrite
 
 if TYPE_CHECKING:
     from espalier.api import Compilation
-    from espalier.targets.cpu import Cpu
+    from espalier.targets.target import Target
 
-DUMPS = ("relax", "tir", "ll", "asm")
+DUMPS = ("relax", "tir", "ll", "asm", "isa")
 EXPLAIN = ("layer", "structure", "kernel", "ms", "how", "candidates (ms)")
 
 
@@ -61,6 +61,19 @@ def _pass_config(_ctx: click.Context, parameter: click.Parameter, values: tuple[
 @max_shape_option
 @click.option("--dtype", type=Choice(*DTYPES), default=DTYPES[0], help="Data type of the kernels.")
 @threads_option
+@click.option(
+    "--calibrate",
+    metavar="DATA.npz",
+    type=FILE,
+    help="Samples of every input, along its first axis, to choose int8 scales from. Default: made-up ones.",
+)
+@click.option(
+    "--max-error",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="What --dtype int8 may cost: root mean square of the outputs' error over that of the outputs.",
+)
 @tuning_records_option
 @click.option("--explain", is_flag=True, help="Print what was chosen for each linear layer, and why.")
 @click.option("--dump-code", type=Names(*DUMPS), default=(), help="Also write PKG.KIND beside the package.")
@@ -84,11 +97,13 @@ def _pass_config(_ctx: click.Context, parameter: click.Parameter, values: tuple[
 def command(
     model: Path,
     path: Path | None,
-    target: Cpu | None,
+    target: Target | None,
     input_shapes: Shapes | None,
     max_shape: Shapes | None,
     dtype: str,
     threads: int | None,
+    calibrate: Path | None,
+    max_error: float,
     tuning_records: tuple[Path, ...],
     explain: bool,
     dump_code: tuple[str, ...],
@@ -105,12 +120,14 @@ def command(
     Dimensions that the model leaves open stay open up to --max-shape, which is written into the package.
     """
     from espalier import api
+    from espalier.arrays import read_npz
 
     path = path or Path(f"{model.stem}.tar")
     dumps = _dump_paths(path, dump_code, dump_dir)
     for written in (path, *dumps.values()):
         check_output(written)
-        check_overwrite(written, model, *tuning_records)
+        check_overwrite(written, model, calibrate, *tuning_records)
+    samples = None if calibrate is None else read_npz(calibrate)
     with output.step(f"compiling {model.name}"):
         done = api.compile_model(
             model,
@@ -124,6 +141,8 @@ def command(
             disabled_pass=disabled_pass,
             print_ir_before=print_ir_before,
             print_ir_after=print_ir_after,
+            calibrate=samples,
+            max_error=max_error,
             tuning_records=tuning_records,
         )
     if print_pass_times:
@@ -135,11 +154,14 @@ def command(
             temporary.write_text(done.dumps[kind], encoding="utf-8")
         output.note(f"wrote {dumped}")
     metadata = done.package.metadata
+    if metadata.accelerator is not None and samples is None:
+        output.note("the int8 scales come from made-up inputs; give --calibrate DATA.npz for a model in use")
     result = {
         "package": str(path),
         "target": metadata.target.model_dump(mode="json"),
         "layers": [layer.model_dump(mode="json") for layer in metadata.layers],
         "seconds": done.seconds,
+        **({} if metadata.error is None else {"error": metadata.error}),
     }
     output.show(result, lambda: _text(path, done, explain, output))
 
@@ -170,7 +192,16 @@ def _text(path: Path, done: Compilation, explain: bool, output: Output) -> None:
         f"{path}: {len(done.package.metadata.layers)} linear layers for {target.name} ({target.mcpu})",
         nl=False,
     )
-    click.echo(f", {len(done.package.module):,} bytes of code and weights, in {done.seconds:.1f} s")
+    size = len(done.package.module) + sum(map(len, done.package.images.values()))
+    click.echo(f", {size:,} bytes of code and weights, in {done.seconds:.1f} s")
+    if done.package.metadata.error is not None:
+        integers = sum(layer.kernel.startswith("u8-") for layer in done.package.metadata.layers)
+        click.echo(
+            f"{integers} of them on integers, which costs {done.package.metadata.error:.2%} of the outputs "
+            "(root mean square, on the samples)"
+        )
+    if done.package.metadata.accelerator is not None:
+        click.echo(done.package.metadata.accelerator.summary())
 
 
 def _by_time(candidates: dict[str, float], measured: tuple[str, ...]) -> str:

@@ -107,6 +107,8 @@ class Metadata(Part):
     outputs: tuple[TensorInfo, ...]
     dims: dict[Name, Bounds]
     layers: tuple[LayerInfo, ...]
+    error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Of the outputs on the samples (root mean square, relative), where layers are rounded to integers."""
     accelerator: Accelerator | None = None
     """What a device beside the CPU runs."""
     members: dict[Name, MemberInfo]
