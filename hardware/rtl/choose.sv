@@ -1,4 +1,4 @@
-// One of N words. Written as and-or: synthesis makes several times more of an indexed part-select.
+// One of N words. Bit by bit: synthesis makes several times more of an indexed part-select.
 module choose #(
     parameter int N = 4,
     parameter int WIDTH = 8,
@@ -8,8 +8,9 @@ module choose #(
     input  logic [     IB-1:0] index,
     output logic [  WIDTH-1:0] word
 );
-  always_comb begin
-    word = '0;
-    for (int n = 0; n < N; n++) word = word | (words[n*WIDTH+:WIDTH] & {WIDTH{index == IB'(n)}});
+  for (genvar w = 0; w < WIDTH; w++) begin : g_bit
+    logic [(1<<IB)-1:0] all;
+    for (genvar n = 0; n < 1 << IB; n++) assign all[n] = words[n%N*WIDTH+w];
+    assign word[w] = all[index];
   end
 endmodule

@@ -63,11 +63,12 @@ module pe #(
   for (genvar t = 0; t < TOKENS; t++) begin : g_token
     logic signed [SB-1:0] sum, total;
     logic signed [31:0] a;
-    always_comb begin
-      total = '0;
-      for (int l = 0; l < LANES; l++)
-        total = total + {{(SB - 16) {prod[(t*LANES+l)*16+15]}}, prod[(t*LANES+l)*16+:16]};
-    end
+    // a tree of adders: node n has the children 2n and 2n + 1. Kept, or synthesis makes compressors of it
+    (* keep *) logic signed [SB-1:0] nodes[1:2*LANES-1];
+    for (genvar l = 0; l < LANES; l++)
+      assign nodes[LANES+l] = {{(SB - 16) {prod[(t*LANES+l)*16+15]}}, prod[(t*LANES+l)*16+:16]};
+    for (genvar n = 1; n < LANES; n++) assign nodes[n] = nodes[2*n] + nodes[2*n+1];
+    assign total = nodes[1];
     always_ff @(posedge clk) begin
       sum <= total;
       if (sum_valid) a <= (sum_first ? 32'sd0 : a) + {{(32 - SB) {sum[SB-1]}}, sum};
