@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from fpga_cases import BASE, SMALL, encoder_case, needs_verilator
+from fpga_cases import BASE, SMALL, decoder_case, encoder_case, needs_verilator
 
 from espalier.codegen.fpga.program import Builder
 from espalier.targets.fpga import latency
@@ -72,6 +72,21 @@ def test_layers_of_other_geometries_agree(geometry):
     cases = itertools.product((64, 100), ((312, 96), (200, 200)), (1.0, 0.5, 0.2), TIMINGS)
     errors = [abs(error_and_cycles(geometry, t, k, n, keep, timing)) for t, (k, n), keep, timing in cases]
     assert np.mean(errors) < 0.05 and max(errors) < 0.10, (np.mean(errors), max(errors))
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+@pytest.mark.parametrize(("tokens", "k", "rows"), [(61, 64, 200), (30, 60, 333), (61, 128, 520)])
+def test_tables_and_streamed_results_agree(tokens, k, rows, timing):
+    g = SMALL
+    case = decoder_case(np.random.default_rng(0), g, tokens, k, rows, 1.0)
+    words = [latency.dense_words(k, g)]
+    costs = [
+        latency.transfer("in", "load", tokens, k, g, timing),
+        latency.linear("hidden", tokens, words * -(-k // g.pes), False, g, timing, tables=True),
+        latency.streamed("decoder", tokens, words * -(-rows // g.pes), False, g, timing),
+    ]
+    found = case.run("rtl", timing).counters["cycles"]
+    assert abs(latency.total(costs, timing) / found - 1) < 0.10
 
 
 @pytest.mark.parametrize("size", [(16, 16, 24, 2), (37, 24, 40, 3), (30, 26, 30, 2)])

@@ -6,8 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fpga_cases import BASE, SMALL, decoder_case, encoder_case, needs_verilator, random_case, random_program
+from fpga_cases import (
+    BASE,
+    SMALL,
+    Case,
+    decoder_case,
+    encoder_case,
+    needs_verilator,
+    random_case,
+    random_linear,
+    random_program,
+)
 
+from espalier.codegen.fpga.program import Builder
+from espalier.targets.fpga import semantics
 from espalier.targets.fpga.simulator import Device, Timing
 
 pytestmark = [pytest.mark.unit, needs_verilator]
@@ -20,6 +32,28 @@ def test_random_encoder_layers_equal_numpy(seed):
     assert fast.counters["conflicts"] == slow.counters["conflicts"] == 0
     assert slow.counters["cycles"] > fast.counters["cycles"]
     assert fast.counters["windows"] == slow.counters["windows"] == case.run("functional").counters["windows"]
+
+
+def columns_case(columns) -> Case:
+    """A layer whose rows keep these of 64 columns."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-128, 128, (24, 64)).astype(np.int8)
+    weight, _, bias, scale = random_linear(rng, 16, 64, 1.0)
+    mask = np.zeros((16, 64), bool)
+    mask[:, columns] = True
+    weight[~mask] = 0
+    b = Builder(SMALL)
+    y = b.linear(b.input(24, 64), weight, mask, bias, scale)
+    b.output(y)
+    return Case(b.finish(), (x,), ((y, semantics.linear(x, weight, bias, scale)),))
+
+
+def test_masks_that_are_not_bank_balanced_are_right_and_slower():
+    balanced, skewed = (columns_case(c).run("rtl").counters for c in (range(16), range(0, 64, 4)))
+    assert balanced["conflicts"] == skewed["conflicts"] == 0
+    # one bank gives one column a window, four banks give four to two lanes
+    assert skewed["windows"] == 2 * balanced["windows"]
+    assert skewed["cycles"] > 1.3 * balanced["cycles"]
 
 
 @pytest.mark.parametrize("timing", [Timing(), Timing(latency=90, beats=1, cycles=3)])
