@@ -102,8 +102,9 @@ class LinearStep:
 
     def emit(self, b: Builder, tensors: Tensors, _keys: Mapping[str, KeyParams]) -> Tensor:
         """Append it to a program. Raises CapacityError where it does not fit."""
+        ints = self._chosen(b.geometry)
         try:
-            return self._chosen(b.geometry).emit(b, tensors[self.x], self.name)
+            return ints.emit(b, tensors[self.x], self.name)
         except CapacityError as error:
             raise CapacityError(f"layer {self.layer}: {error}") from None
 
@@ -258,7 +259,9 @@ class Ranges:
     def __init__(self, part: Part) -> None:
         self.part = part
         self.sequences = 0
+        self._tokens = 0
         self._most: dict[str, np.ndarray] = {}
+        self._sum: dict[str, np.ndarray] = {}
         self._single: dict[str, float] = {}
         self._before: dict[str, list[np.ndarray]] = {}
 
@@ -270,9 +273,12 @@ class Ranges:
         for mask in self.part.masks:
             if trace[mask].ndim == 1:
                 counts &= trace[mask] > _MASKED
+        self._tokens += int(counts.sum())
         for item in (*self.part.inputs, *self.part.nodes):
             most = np.abs(trace[item.name][counts]).max(0, initial=0)
             self._most[item.name] = np.maximum(self._most.get(item.name, 0), most)
+            total = trace[item.name][counts].sum(0, dtype=np.float64)
+            self._sum[item.name] = self._sum.get(item.name, 0) + total
         for node in self.part.nodes:
             if isinstance(node, graph.Linear) and node.activation not in ("none", "relu"):
                 before = node.before(trace)[counts]
@@ -292,6 +298,11 @@ class Ranges:
         """Largest magnitude of every feature, never 0."""
         found = self._most[name]
         return _rounded(np.maximum(found, max(_LEAST * float(found.max(initial=0)), _TINY)))
+
+    def mean(self, name: str) -> np.ndarray:
+        """Mean of every feature, rounded like the rest: to a 64th of the largest magnitude."""
+        unit = self.most(name) / 64
+        return np.round(self._sum[name] / max(self._tokens, 1) / unit) * unit
 
     def single(self, name: str) -> float:
         """Largest magnitude: of what a norm or sum adds up to, of the top score of any query."""
@@ -343,12 +354,13 @@ def _step(
     match node:
         case graph.Linear():
             layer = Linear(node.weight.astype(np.float64), node.bias.astype(np.float64), node.mask)
+            mean = ranges.mean(node.x)
             if node.name in tables:
                 found = tables[node.name]
-                ints = int_linear(layer, scales[node.x], found.before, "TABLE", found.table)
+                ints = int_linear(layer, scales[node.x], found.before, "TABLE", found.table, mean=mean)
             else:
                 kind = "RELU" if node.activation == "relu" else "NONE"
-                ints = int_linear(layer, scales[node.x], out, kind)
+                ints = int_linear(layer, scales[node.x], out, kind, mean=mean)
             return LinearStep(node.name, node.layer, node.x, ints, node.structure)
         case graph.Add():
             params = int_add(scales[node.left], scales[node.right], out, ranges.single(node.name))

@@ -1,4 +1,4 @@
-"""int8 encoders: near the float ones, and the program equals the integer reference."""
+"""int8 operations: near the float ones."""
 
 from __future__ import annotations
 
@@ -6,18 +6,8 @@ import numpy as np
 import pytest
 
 from espalier.codegen.fpga.program import Builder, CapacityError
-from espalier.codegen.fpga.quantise import (
-    Layer,
-    Linear,
-    Norm,
-    activation_tables,
-    multiplier,
-    quantise,
-    to_int8,
-)
+from espalier.codegen.fpga.quantise import Linear, activation_tables, int_linear, multiplier
 from espalier.targets.fpga.geometry import Geometry
-from espalier.targets.fpga.layout import from_tiles, to_tiles
-from espalier.targets.fpga.run import run_stream
 
 pytestmark = pytest.mark.unit
 G = Geometry(16, 4, 8, 8, 4, 16, 8, 4096, 1024, 256, 32)
@@ -25,59 +15,6 @@ G = Geometry(16, 4, 8, 8, 4, 16, 8, 4096, 1024, 256, 32)
 
 def gelu(x):
     return 0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x**3)))
-
-
-def random_layers(rng, count, width, hidden, heads, density=1.0):
-    def linear(n, k, size=1.0):
-        weight = rng.normal(0, size * k**-0.5, (n, k))
-        mask = rng.random((n, k)) < density
-        return Linear(weight * mask / density**0.5, rng.normal(0, 0.1, n), None if density == 1 else mask)
-
-    def norm():
-        return Norm(rng.normal(1, 0.2, width), rng.normal(0, 0.2, width), 1e-12)
-
-    return [
-        Layer(
-            query=linear(width, width, 0.5), key=linear(width, width, 0.5), value=linear(width, width),
-            output=linear(width, width), norm1=norm(), hidden=linear(hidden, width),
-            back=linear(width, hidden), norm2=norm(), heads=heads, activation=gelu,
-        )
-        for _ in range(count)
-    ]  # fmt: skip
-
-
-def float_result(layers, x):
-    for layer in layers:
-        x = layer.trace(x)["n2"]
-    return x
-
-
-@pytest.mark.parametrize("density", [1.0, 0.3])
-def test_int8_is_near_float_and_the_program_equals_it(density):
-    rng = np.random.default_rng(0)
-    layers = random_layers(rng, 2, 52, 100, 4, density)
-    sample = lambda: rng.normal(0, 1, (21, 52)) * np.linspace(0.3, 3, 52)  # noqa: E731
-    ints = quantise(layers, [sample() for _ in range(40)], G.pes)
-    x = sample()
-    y = to_int8(x, ints[0].into)
-    b = Builder(G)
-    tensor = b.input(21, 52)
-    for n, layer in enumerate(ints):
-        tensor = layer.emit(b, tensor, f"layer{n}")
-        y = layer(y)
-    b.output(tensor)
-    program = b.finish()
-
-    expected = float_result(layers, x)
-    error = np.sqrt(((y * ints[-1].out - expected) ** 2).mean() / (expected**2).mean())
-    assert error < 0.05
-
-    inputs = [to_tiles(to_int8(x, ints[0].into), G)]
-    run = run_stream("functional", G, program.stream, program.constants, inputs, program.output_bytes)
-    tiles = run.output.view(np.int8).reshape(tensor.tiles, tensor.stride, G.banks, G.tokens)
-    np.testing.assert_array_equal(from_tiles(tiles, 21, 52), y)
-    names = [name for name, _, _ in program.sections]
-    assert names[0] == "input" and names[-1] == "output" and "layer1.attention.softmax" in names
 
 
 def test_multiplier_keeps_sixteen_bits():
@@ -113,9 +50,19 @@ def test_rows_computed_at_once_have_one_table():
         b.linear(x, weight, None, bias, multiplier(np.ones(16)), "TABLE", table, "gelu")
 
 
-def test_calibration_needs_samples():
-    with pytest.raises(ValueError, match="no sample to calibrate on"):
-        quantise(random_layers(np.random.default_rng(0), 1, 8, 8, 1), [], G.pes)
+def test_bias_takes_back_what_rounding_adds_to_the_mean():
+    rng = np.random.default_rng(0)
+    # weights of one row differ a thousandfold, so the small ones round to 0
+    layer = Linear(np.concatenate([np.ones((4, 1)), np.full((4, 63), 1e-3)], 1), np.zeros(4))
+    x = rng.normal(2, 0.1, (200, 64))
+    into, out = np.full(64, 3 / 127), np.full(4, 4 / 127)
+    codes = np.clip(np.round(x / into), -128, 127).astype(np.int8)
+
+    def error(mean):
+        return (int_linear(layer, into, out, mean=mean)(codes) * out - x @ layer.weight.T).mean()
+
+    assert abs(error(None)) > 0.1
+    assert abs(error(x.mean(0))) < 0.01
 
 
 def test_a_model_too_large_says_what_is_missing():
