@@ -55,7 +55,8 @@ def sensitivity(
     evaluate: the loss of the model on fixed data, lower is better; the weights are put back afterwards. It is
     asked once, and once a layer for each sparsity of `measured`; `progress` is told how many of these are
     done and the last rise. A rise below zero counts as zero, and one smaller than at a lower sparsity as that
-    (noise of few data). Past the last sparsity measured a loss is taken as there.
+    (noise of few data). Past the last sparsity measured a loss is taken as there. criterion: one that has
+    seen its data; what it makes up for (`Criterion.adjust`) is measured with it.
     """
     criterion = criterion or Magnitude()
     before = evaluate()
@@ -66,8 +67,9 @@ def sensitivity(
         score = criterion.score(layer).float().cpu().numpy()
         rises = [0.0]
         for done, share in enumerate(sorted(measured), start=index * len(measured) + 1):
-            keep = structure_at(family, layer.shape, share).mask(score)
-            layer.matrix().mul_(torch.from_numpy(keep).to(kept.device))
+            keep = torch.from_numpy(structure_at(family, layer.shape, share).mask(score)).to(kept.device)
+            criterion.adjust(layer, keep)
+            layer.matrix().mul_(keep)
             rises.append(max(rises[-1], evaluate() - before))
             layer.matrix().copy_(kept)
             progress(done, count, rises[-1])

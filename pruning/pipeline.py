@@ -20,7 +20,7 @@ from torch import nn
 
 from espalier.errors import UsageError, unknown
 from espalier.pruning.allocation import allocate_sparsity
-from espalier.pruning.criteria import CRITERIA, Criterion, Magnitude
+from espalier.pruning.criteria import CRITERIA, Criterion, Magnitude, has_inputs
 from espalier.pruning.distil import Lessons
 from espalier.pruning.export import export_onnx
 from espalier.pruning.families import parse_family
@@ -295,12 +295,20 @@ def layer_budgets(
         return options.sparsity
     layers = prunable_layers(dense, leave=left_dense(task, options), embeddings=options.embeddings)
     family = parse_family(options.structure)
-    batches = samples(task, options.seed, next(dense.parameters()).device)[:TRIALS]
+    batches = samples(task, options.seed, next(dense.parameters()).device)
+    criterion: Criterion = Magnitude()
+    if options.method == "layerwise" and all(has_inputs(layer) for layer in layers):
+        criterion = CRITERIA[str(options.criterion)]()
+    criterion.start(layers)
     with torch.no_grad():
-        outputs = [dense(*inputs) for inputs in batches]
+        outputs = [dense(*inputs) for inputs in batches[:TRIALS]]
+        for inputs in batches[TRIALS:]:
+            dense(*inputs)
+    criterion.stop()
     return allocate_sparsity(
         dense, layers, family, options.sparsity,
-        lambda model: mean_distance(model, task, batches, outputs),
+        lambda model: mean_distance(model, task, batches[:TRIALS], outputs),
+        criterion=criterion,
         progress=lambda done, count, rise: watch.step("sensitivity", done, count, rise),
     )  # fmt: skip
 

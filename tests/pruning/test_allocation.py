@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from espalier.pruning.allocation import Choice, allocate, allocate_sparsity, sensitivity
+from espalier.pruning.criteria import Magnitude, Reconstruction
 from espalier.pruning.families import UnstructuredFamily
 from espalier.pruning.layers import prunable_layers
 
@@ -118,3 +119,28 @@ def test_losses_between_measured_sparsities_are_interpolated() -> None:
     ).values()
     assert [choice.loss for choice in choices] == pytest.approx([0, 25, 50, 70, 90])
     assert [choice.cost for choice in choices] == [100, 75, 50, 30, 5] and calls == 3
+
+
+def test_what_a_criterion_makes_up_for_is_measured_with_it() -> None:
+    """On correlated inputs reconstruction loses less, and both leave the weights as they were."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 8, bias=False))
+    x = torch.randn(64, 4) @ torch.randn(4, 16)
+    layers = prunable_layers(model)
+    before = layers[0].matrix().clone()
+    solving = Reconstruction()
+    solving.start(layers)
+    with torch.no_grad():
+        expected = model(x)
+    solving.stop()
+
+    @torch.no_grad()
+    def loss() -> float:
+        return float((model(x) - expected).square().mean())
+
+    losses = {}
+    for criterion in (Magnitude(), solving):
+        (choices,) = sensitivity(layers, UnstructuredFamily(), loss, criterion=criterion).values()
+        losses[type(criterion)] = choices[2].loss
+        assert torch.equal(layers[0].matrix(), before)
+    assert losses[Reconstruction] < 0.1 * losses[Magnitude]
