@@ -27,7 +27,7 @@ from espalier.codegen.fpga.quantise import (
 from espalier.schedules.fpga import graph
 from espalier.schedules.fpga.graph import ACTIVATIONS, Part, last_uses
 from espalier.schedules.fpga.windows import slots_of, sparse_words
-from espalier.targets.fpga import latency, semantics
+from espalier.targets.fpga import isa, latency, semantics
 from espalier.targets.fpga.geometry import Geometry
 from espalier.targets.fpga.semantics import NormParams, Scale
 from espalier.targets.fpga.simulator import Timing
@@ -37,6 +37,8 @@ _LEAST = 1e-5
 """A feature's range is never less than this part of its tensor's largest one."""
 _MASKED = -1e3
 """A key with less than this added to its scores is masked out."""
+_MOST_STRIDE = (1 << next(f.bits for f in isa.formats()["LINEAR"].fields if f.name == "output_stride")) - 1
+"""Words from a token tile of a layer's result to the next, at most."""
 _SAMPLED = 32
 """Tokens kept of each sequence to choose the scale before a table."""
 
@@ -237,20 +239,32 @@ class IntPart:
         for index, step in enumerate(self.steps):
             if step is streamed:
                 streamed.emit_output(builder, tensors)
-                return builder.finish()
+                return _finished(builder)
             tensors[step.name] = step.emit(builder, tensors, keys)
             builder.free(*(tensors[name] for name, use in last.items() if use == index))
         for name in self.part.outputs:
             builder.output(tensors[name], f"output {name}")
-        return builder.finish()
+        return _finished(builder)
 
     def streamed(self, g: Geometry, tokens: int) -> LinearStep | None:
         """The last layer, where its result would fill the chip: it is stored while it is computed."""
         step = self.steps[-1]
         if not isinstance(step, LinearStep) or step.ints.activation != "NONE":
             return None
-        words = slots_of(len(step.ints.weight), g) * -(-tokens // g.tokens)
-        return step if self.part.outputs == (step.name,) and 2 * words > g.act_depth else None
+        stride = slots_of(len(step.ints.weight), g)
+        is_large = 2 * stride * -(-tokens // g.tokens) > g.act_depth or stride > _MOST_STRIDE
+        return step if self.part.outputs == (step.name,) and is_large else None
+
+
+def _finished(builder: Builder) -> Program:
+    """The program. Raises CapacityError where a tensor is too large for the fields of an instruction."""
+    program = builder.finish()
+    for instruction in program.instructions:
+        try:
+            instruction.encode()
+        except ValueError as error:
+            raise CapacityError(str(error)) from None
+    return program
 
 
 class Ranges:

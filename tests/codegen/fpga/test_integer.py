@@ -239,6 +239,23 @@ def test_a_last_layer_larger_than_the_chip_is_stored_while_it_is_computed():
     assert [layer for layer, _ in items] == ["", "h", "y"] and items[-1][1].beats > items[-2][1].beats
 
 
+def test_a_result_too_wide_for_an_instruction_is_streamed_or_refused():
+    rng = np.random.default_rng(8)
+    wide = linear(rng, "y", "x", 8 * 2048, 8)
+    large = replace(G, act_depth=1 << 15)
+    for outputs in (("y",), ("y", "z")):
+        nodes = (wide,) if len(outputs) == 1 else (wide, linear(rng, "z", "x", 8, 8))
+        part = Part("part0", (Input("x", 8),), (), nodes, outputs, 8, True)
+        ranges = Ranges(part)
+        ranges.add(sample(rng, part))
+        ints = quantise(part, ranges, G.pes)
+        if len(outputs) == 1:
+            assert ints.streamed(large, 8) is ints.steps[0] and ints.emit(Builder(large), 8).stream
+        else:
+            with pytest.raises(CapacityError, match=r"LINEAR\.output_stride is 2048; 11 bits hold 0\.\.2047"):
+                ints.emit(Builder(large), 8)
+
+
 def test_calibration_needs_samples_and_tensors_are_freed_after_their_last_use():
     part = pre_norm(np.random.default_rng(6), 8, 8, 8, 1)
     with pytest.raises(ValueError, match="no sequence to calibrate on"):
