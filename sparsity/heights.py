@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from espalier.sparsity.evidence import Evidence
 from espalier.sparsity.structure import ceil_div, index_bits
 
@@ -15,9 +17,9 @@ def steepest(evidence: Evidence) -> list[int]:
     return [*likely[:1], rows]
 
 
-def jump(evidence: Evidence, height: int) -> int:
-    """By how much more the columns of the fullest block grow after this height than up to it."""
-    before, here, after = (int(evidence.seen(height + step).max()) for step in (-1, 0, 1))
+def jump(evidence: Evidence, height: int, step: int = 1) -> int:
+    """By how much more the columns of the fullest block grow `step` rows after this height than up to it."""
+    before, here, after = (int(evidence.seen(height + rows).max()) for rows in (-step, 0, step))
     return after - 2 * here + before
 
 
@@ -27,7 +29,9 @@ def heights(evidence: Evidence) -> list[int]:
     Inside a true block the union of the rows' columns soon stops growing with the height; one row more and a
     second block's columns join in. So a true height (and its divisors) is followed by a jump, where random
     zeros grow ever more slowly. Heights that a taller one equals in columns are left out: taller is smaller.
-    The others are those with the largest jumps and the cheapest as BP, or as lists and a mask of each group.
+    The others are those with the largest jumps (from row to row, and from group to group where rows share
+    their zeros), those whose blocks all have as many columns, and the cheapest as BP, or as lists and a mask
+    of each group.
     """
     rows, columns = evidence.shape
     tried = {*range(1, min(rows, 257)), *range(256, rows, 64), rows}
@@ -45,6 +49,11 @@ def heights(evidence: Evidence) -> list[int]:
     cheap = sorted(
         inner, key=lambda b: size[b] * (ceil_div(rows, b) * index_bits(columns) + rows * evidence.width)
     )[:2]
-    groups = ceil_div(rows, evidence.periods(min(rows, 64))[0])
+    g = evidence.periods(min(rows, 64))[0]
+    if g > 1:
+        whole = [b for b in inner if b % g == 0 and g < b < rows - g]
+        steep += sorted(whole, key=lambda b: -jump(evidence, b, g))[:2]
+    even = [b for b in inner if 2 * b <= rows and np.ptp(evidence.seen(b)[: rows // b]) == 0][:2]
+    groups = ceil_div(rows, g)
     masked = sorted(inner, key=lambda b: size[b] * (ceil_div(rows, b) * index_bits(columns) + groups))[:3]
-    return sorted({*records[:1], *steep, *cheap, *masked}, reverse=True)
+    return sorted({*records[:1], *steep, *even, *cheap, *masked}, reverse=True)
