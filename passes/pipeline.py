@@ -19,6 +19,7 @@ from espalier.passes import (
     lower,
     partition,
     quantize,
+    take_integers,
     widen,
 )
 from espalier.passes.state import Pass, State
@@ -53,7 +54,12 @@ CPU = (
 """From there to kernels of the CPU."""
 
 PIPELINES: Mapping[str, tuple[Pass, ...]] = {
-    "llvm": (*FRONT, Pass("quantize", quantize.run), *CPU),
+    "llvm": (
+        *FRONT,
+        Pass("take-integers", take_integers.run),
+        Pass("quantize", quantize.run),
+        *CPU,
+    ),
     "fpga": (*FRONT, Pass("partition", partition.run, required=True), *CPU),
 }
 """By the kind of target."""

@@ -36,7 +36,8 @@ def run(state: State) -> State:
 
     Raises UsageError where no choice of layers meets the error.
     """
-    if state.samples is None or not linear_layers(state):
+    free = any(layer.name not in state.quantized for layer in linear_layers(state))
+    if state.samples is None or not free:
         return state
     return _Search(state, state.samples).run()
 
