@@ -165,7 +165,7 @@ def report(times: dict[LinearKernel, float], cpu: Cpu) -> Iterator[str]:
         yield f"| {' | '.join(map(str, cells))} | {gain:.1%} |"
     yield ""
     if len(times) < sum(len(variants(task)) for task in tasks(cpu)):
-        yield "Not every kernel is measured: those are that tuning took for the most promising, and a fifth at"
+        yield "Not every kernel is measured: those are that tuning took for the most promising, a fifth at"
         yield "random. So the best of all may be better, and trying at random looks better than it is."
         yield ""
     yield "Regret of the choice without measuring anything:"
