@@ -13,7 +13,7 @@ from int8_oracle import Built
 from espalier.schedules import Epilogue, LinearWork, Quantization, linear_candidates
 from espalier.schedules.x86.int8_dot import CHAIN, SUM_BITS
 from espalier.schedules.x86.int8_linear import Int8Linear
-from espalier.schedules.x86.int8_pack import chain_sums, integers, quantized
+from espalier.schedules.x86.int8_pack import chain_sums, integers, quantized, quantized_matrix
 from espalier.sparsity import BP, HP, NM, Dense, Structure, Unstructured, Zero
 from espalier.targets.cpu import Cpu
 from espalier.targets.x86.classes import core_classes
@@ -147,3 +147,16 @@ def test_weights_that_are_no_integers() -> None:
     matrix = np.random.default_rng(0).standard_normal((N, K)).astype(np.float32)
     with pytest.raises(ValueError, match="no multiple of integers"):
         kernel.pack(Dense().pack(matrix), Quantization("static", given=True))
+
+
+@pytest.mark.parametrize("structure", ["dense", "bp", "hp", "hp g=4"])
+def test_weights_are_divided_by_the_factors(structure: str) -> None:
+    rng = np.random.default_rng(5)
+    factors = np.exp2(rng.uniform(-1, 1, K)).astype(np.float32)
+    factors[7] = 0  # of a feature that no weight reads
+    matrix = weight(STRUCTURES[structure], False)
+    for kernel in kernels(structure, "avx2"):
+        quantization = Quantization("token", factors=tuple(factors.tolist()))
+        codes, scale = quantized_matrix(kernel.shape, STRUCTURES[structure].pack(matrix), quantization)
+        want = np.divide(matrix, factors, out=np.zeros_like(matrix), where=factors > 0)
+        assert (np.abs(codes * scale[:, None] - want) <= 0.51 * scale[:, None]).all()
