@@ -14,9 +14,10 @@ import numpy as np
 from tvm import relax
 
 from espalier.passes import ops
-from espalier.passes.graph import Emit, Scope, operator, rewrite, scalar
+from espalier.passes.graph import Emit, Scope, dims, operator, rewrite, scalar
 from espalier.passes.state import State
 from espalier.schedules import Quantization
+from espalier.schedules.x86.int8_dot import PAIRS
 from espalier.schedules.x86.int8_pack import integers
 
 SHIFT = {"uint8": 0, "int8": 128}
@@ -32,7 +33,9 @@ def run(state: State) -> State:
             return None
         x, weight, *_ = ops.linear_args(value)
         source = _source(x, scope)
-        if source is None or integers(np.ascontiguousarray(state.weights[weight.name].array.T)) is None:
+        if source is None or not PAIRS.holds(dims(weight)[0]):
+            return None
+        if integers(np.ascontiguousarray(state.weights[weight.name].array.T)) is None:
             return None
         floats, found[value.attrs["layer"]] = source
         return relax.Call(value.op, [floats, *value.args[1:]], value.attrs, value.ty_args)

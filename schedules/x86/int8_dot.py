@@ -36,6 +36,10 @@ class Dot:
     chain: int
     largest: int
 
+    def holds(self, entries: int) -> bool:
+        """Whether no sum of so many products can leave i32."""
+        return entries * self.levels * self.largest < 1 << 31
+
     @property
     def weight_type(self) -> str:
         """Of one weight within a 32-bit word."""

@@ -113,9 +113,11 @@ class Int8Linear(LinearKernel):
 
 
 def candidates(work: LinearWork, cpu: Cpu) -> list[LinearKernel]:
-    """The int8 kernels for `work`, the dense ones first."""
+    """The int8 kernels for `work`, the dense ones first; none where a sum could leave i32."""
     found: list[LinearKernel] = []
     for dot in dots(cpu, work.largest):
+        if not dot.holds(work.k):
+            continue
         registers = REGISTERS[cpu.isa, dot.form]
         for shape in _shapes(work, dot, registers.rows):
             # a block of W fits the L2 cache, where the tiles of x follow one another

@@ -117,8 +117,8 @@ def test_fixed_shapes_and_a_pass_left_out() -> None:
 
 
 def test_the_api_takes_a_cpu_and_refuses_what_the_verb_refuses() -> None:
-    with pytest.raises(es.EspalierError, match="dtype 'int8' cannot be compiled"):
-        es.compile("m.onnx", dtype="int8")
+    with pytest.raises(es.EspalierError, match="dtype 'int9' cannot be compiled"):
+        es.compile("m.onnx", dtype="int9")
     with pytest.raises(es.EspalierError, match="unknown target 'znver9'"):
         es.compile("m.onnx", target="znver9")
 
@@ -143,3 +143,18 @@ def test_compiling_does_not_import_torch() -> None:
     code = "import sys, espalier as es; es.compile('m.onnx'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
+def test_integers_and_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("samples.npz", x=np.random.default_rng(2).standard_normal((3, 40, 64)).astype("float32"))
+    options = ["--dtype", "int8", "--calibrate", "samples.npz", "--target", "x86-64-v3"]
+    assert run(["compile", "m.onnx", "-o", "int8.tar", "--json", *options]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert 0 < result["error"] <= 0.05
+    assert any(layer["kernel"].startswith("u8-") for layer in result["layers"])
+    x = np.random.default_rng(1).standard_normal((2, 37, 64)).astype("float32")
+    got, wanted = Package.load("int8.tar").run({"x": x})["y"], reference(x)
+    assert np.sqrt(np.square(got - wanted).mean() / np.square(wanted).mean()) < 0.05
+    assert run(["compile", "m.onnx", "-o", "no.tar", "--max-error", "1e-6", *options]) == 2
+    assert "error: --dtype int8: no linear layer can be rounded within" in capsys.readouterr().err
+    assert not Path("no.tar").exists()

@@ -140,6 +140,13 @@ def test_integers_are_found(seed: int, by_row: bool, bits: int) -> None:
     assert np.abs(codes).max() <= 255
 
 
+def test_sums_that_could_leave_i32_have_no_kernel() -> None:
+    cpu = core_classes()["znver1"].cpu
+    assert linear_candidates(LinearWork(8, 150_000, Dense(), dtype="int8"), cpu) == []
+    assert linear_candidates(LinearWork(8, 40_000, Dense(), dtype="int8"), cpu)
+    assert linear_candidates(LinearWork(8, 40_000, Dense(), dtype="int8", largest=255), cpu) == []
+
+
 def test_weights_that_are_no_integers() -> None:
     values = np.random.default_rng(0).standard_normal((5, 40)).astype(np.float32)
     assert integers(values) is None
