@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
-from typing import cast
+from typing import Any
 
 import numpy as np
 import tvm
@@ -65,7 +65,7 @@ class _Partition:
     def __init__(self, state: State) -> None:
         self.state = state
         self.pairs = bindings(state.mod)
-        self.index = {var: index for index, (var, _) in enumerate(self.pairs)}
+        self.index: dict[Any, int] = {var: index for index, (var, _) in enumerate(self.pairs)}
         self.groups: list[_Group] = []
         self.refusal_told = "it has no linear layer"
         self._most = 0
@@ -73,7 +73,7 @@ class _Partition:
         """Binding to its group."""
         self._reads: dict[int, set[int]] = {}
         """Binding on the host to the groups that it reads from, through others on the host."""
-        self._uses: Counter[relax.Var] = Counter(variables(state.mod["main"].body.body))
+        self._uses: Counter[Any] = Counter(variables(state.mod["main"].body.body))
         for _, value in self.pairs:
             self._uses.update(variables(value))
 
@@ -93,7 +93,7 @@ class _Partition:
                 self.refusal_told = refusal
             self._reads[index] = set().union(*(self._groups_read(i) for i in self._inputs(value)))
 
-    def _inputs(self, value: relax.Expr) -> list[int]:
+    def _inputs(self, value: Any) -> list[int]:
         return [self.index[var] for var in variables(value) if var in self.index]
 
     def _groups_read(self, index: int) -> set[int]:
@@ -109,8 +109,8 @@ class _Partition:
                 waiting.extend(self.groups[group].needs)
         return found
 
-    def _join(self, index: int, value: relax.Call) -> None:
-        lead = dims(value)[:-1]
+    def _join(self, index: int, value: Any) -> None:
+        lead = _dims(value)[:-1]
         inputs = self._inputs(value)
         for number in range(len(self.groups) - 1, -1, -1):
             group = self.groups[number]
@@ -126,26 +126,26 @@ class _Partition:
         group.needs |= read
         self._of[index] = number
 
-    def member(self, expr: relax.Expr, group: _Group | None = None) -> relax.Call | None:
+    def member(self, expr: Any, group: _Group | None = None) -> Any:
         """The op of a group that defines an expression."""
         index = self.index.get(expr) if isinstance(expr, relax.Var) else None
         if index is None or index not in self._of:
             return None
         if group is not None and index not in group.members:
             return None
-        return cast(relax.Call, self.pairs[index][1])
+        return self.pairs[index][1]
 
-    def constant(self, expr: relax.Expr) -> np.ndarray | None:
+    def constant(self, expr: Any) -> np.ndarray | None:
         """The array of a constant or of a weight."""
         if isinstance(expr, relax.Var) and expr.name in self.state.weights:
             return self.state.weights[expr.name].array
         return array(expr)
 
-    def uses(self, expr: relax.Expr) -> int:
+    def uses(self, expr: Any) -> int:
         """How often a variable is read."""
         return self._uses[expr]
 
-    def group_of(self, expr: relax.Expr) -> int | None:
+    def group_of(self, expr: Any) -> int | None:
         """The number of the group that defines an expression."""
         return self._of.get(self.index.get(expr, -1)) if isinstance(expr, relax.Var) else None
 
@@ -159,7 +159,8 @@ class _Partition:
         analyzer = tvm.sym.Analyzer()
         for var in tvm.tirx.analysis.undefined_vars(length):
             analyzer.bind(var, tvm.tirx.IntImm(var.ty.dtype, self.state.bounds[var.name]))
-        return int(analyzer.simplify(length))
+        most: Any = analyzer.simplify(length)
+        return int(most)
 
     def keep(self, group: _Group) -> bool:
         """Whether a group is worth a call; cuts norms and sums off its beginning."""
@@ -173,12 +174,12 @@ class _Partition:
                     trimmed = True
                     break
         products = sum(
-            int(np.prod(dims(value.args[1])))
+            int(np.prod(_dims(value.args[1])))
             for value in (self.pairs[index][1] for index in group.members)
             if operator(value) == "espalier.linear"
         )
         tokens = self.tokens(group)
-        reuse = products / max(1, sum(dims(var)[-1] for var in (*self.inputs(group), *self.outputs(group))))
+        reuse = products / max(1, sum(_dims(var)[-1] for var in (*self.inputs(group), *self.outputs(group))))
         if products > self._most:  # the largest group's reason is told
             self._most = products
             if tokens < LEAST_TOKENS:
@@ -194,7 +195,7 @@ class _Partition:
         inside = {self.pairs[i][0] for i in group.members}
         return not read & (others | inside)
 
-    def inputs(self, group: _Group) -> list[relax.Var]:
+    def inputs(self, group: _Group) -> list[Any]:
         """Tensors that a group reads and does not make, masks left out."""
         masks = self.masks(group)
         inside = {self.pairs[index][0] for index in group.members}
@@ -202,16 +203,16 @@ class _Partition:
         outside = (var for var in read if var not in inside and self.constant(var) is None)
         return list(dict.fromkeys(var for var in outside if not any(var.same_as(mask) for mask in masks)))
 
-    def masks(self, group: _Group) -> list[relax.Expr]:
+    def masks(self, group: _Group) -> list[Any]:
         """Masks that a group reads, constant ones too."""
-        found: list[relax.Expr] = []
+        found: list[Any] = []
         for index in group.members:
             mask = _mask(self.pairs[index][1])
             if mask is not None and not any(mask.same_as(other) for other in found):
                 found.append(mask)
         return found
 
-    def outputs(self, group: _Group) -> list[relax.Var]:
+    def outputs(self, group: _Group) -> list[Any]:
         """Tensors of a group that others read."""
         members = set(group.members)
         read = Counter(
@@ -234,9 +235,9 @@ class _Partition:
             unit = ("part", where[index]) if index in where else ("op", index)
             needs = (("part", where[i]) if i in where else ("op", i) for i in self._inputs(value))
             order.add(unit, *(need for need in needs if need != unit))
-        old: relax.Function = self.state.mod["main"]
+        old: Any = self.state.mod["main"]
         builder = relax.BlockBuilder()
-        new: dict[relax.Var, relax.Expr] = {}
+        new: dict[Any, Any] = {}
         attrs = {key: value for key, value in (old.attrs or {}).items() if key != "global_symbol"}
         with builder.function("main", list(old.params), attrs=attrs):
             with builder.dataflow():
@@ -254,13 +255,13 @@ class _Partition:
                 done[name] = function
         return relax.transform.DeadCodeElimination(["main"])(done)
 
-    def _emit_call(
-        self, group: _Group, part: Part, new: dict[relax.Var, relax.Expr], builder: relax.BlockBuilder
-    ) -> None:
+    def _emit_call(self, group: _Group, part: Part, new: dict[Any, Any], builder: relax.BlockBuilder) -> None:
         args = [substitute(arg, new) for arg in (*self.inputs(group), *self.masks(group))]
         outputs = self.outputs(group)
-        types = [relax.TensorType(dims(var), "float32") for var in outputs]
-        call = relax.call_dps_packed(symbol(part.name), args, types if len(types) > 1 else types[0])
+        types = [relax.TensorType(_dims(var), "float32") for var in outputs]
+        call = relax.call_dps_packed(
+            symbol(part.name), relax.Tuple(args), types if len(types) > 1 else types[0]
+        )
         result = builder.emit(call, part.name)
         for index, var in enumerate(outputs):
             new[var] = result if len(outputs) == 1 else builder.emit(relax.TupleGetItem(result, index))
@@ -276,11 +277,11 @@ class _Extraction:
 
     def __init__(self, partition: _Partition, group: _Group) -> None:
         self.partition, self.group = partition, group
-        self.names: dict[relax.Var, str] = {}
-        self.sums: dict[relax.Var, tuple[str, str]] = {}
+        self.names: dict[Any, str] = {}
+        self.sums: dict[Any, tuple[str, str]] = {}
         """A sum to its terms: a norm of it adds them itself."""
         self.nodes: list[graph.Node] = []
-        self.masks: list[relax.Expr] = []
+        self.masks: list[Any] = []
         self.fixed = isinstance(group.lead[-1], int)
 
     def part(self, name: str) -> Part:
@@ -302,7 +303,7 @@ class _Extraction:
         padded = any(isinstance(node, graph.Attention) and node.mask == PADDING for node in kept)
         return Part(
             name,
-            tuple(Input(self.names[var], dims(var)[-1]) for var in inputs),
+            tuple(Input(self.names[var], _dims(var)[-1]) for var in inputs),
             (*(f"mask{number}" for number in range(len(masks))), *([PADDING] if padded else [])),
             tuple(reversed(kept)),
             outputs,
@@ -314,7 +315,7 @@ class _Extraction:
     def _named(self, kind: str) -> str:
         return f"{kind}{sum(node.name.startswith(kind) for node in self.nodes)}"
 
-    def linear(self, _var: relax.Var, call: relax.Call) -> str:
+    def linear(self, _var: Any, call: Any) -> str:
         x, weight, bias, _ = ops.linear_args(call)
         state = self.partition.state
         matrix = np.ascontiguousarray(state.weights[weight.name].array.T)
@@ -336,22 +337,22 @@ class _Extraction:
         )
         return name
 
-    def linear_and_residual(self, var: relax.Var, call: relax.Call) -> str:
+    def linear_and_residual(self, var: Any, call: Any) -> str:
         product = self.linear(var, call)
         residual = ops.linear_args(call)[3]
         return product if residual is None else self._sum(var, product, self.names[residual])
 
-    def add(self, var: relax.Var, call: relax.Call) -> str:
+    def add(self, var: Any, call: Any) -> str:
         left, right = call.args
         return self._sum(var, self.names[left], self.names[right])
 
-    def _sum(self, var: relax.Var, left: str, right: str) -> str:
+    def _sum(self, var: Any, left: str, right: str) -> str:
         name = self._named("sum")
         self.sums[var] = (left, right)
-        self.nodes.append(graph.Add(name, left, right, dims(var)[-1]))
+        self.nodes.append(graph.Add(name, left, right, _dims(var)[-1]))
         return name
 
-    def norm(self, _var: relax.Var, call: relax.Call) -> str:
+    def norm(self, _var: Any, call: Any) -> str:
         x, gain, bias = call.args
         name = self._named("norm")
         left, right = self.sums.get(x, (self.names[x], None))
@@ -360,39 +361,44 @@ class _Extraction:
         self.nodes.append(graph.Norm(name, left, right, gamma, beta, float(call.attrs["epsilon"])))
         return name
 
-    def attention(self, _var: relax.Var, call: relax.Call) -> str:
+    def attention(self, _var: Any, call: Any) -> str:
         query, key, value = call.args[:3]
         name = self._named("attention")
         given = _mask(call)
         mask = PADDING if not self.fixed else None
-        square = given is not None and not _is_one(dims(given)[2])
+        square = given is not None and not _is_one(_dims(given)[2])
         if given is not None:
             mask = f"mask{next(n for n, other in enumerate(self.masks) if other.same_as(given))}"
         heads, scale = int(call.attrs["heads"]), float(call.attrs["scale"])
-        names = (self.names[part] for part in (query, key, value))
-        self.nodes.append(graph.Attention(name, *names, mask, heads, scale, dims(value)[-1], square))
+        q, k, v = (self.names[part] for part in (query, key, value))
+        self.nodes.append(graph.Attention(name, q, k, v, mask, heads, scale, _dims(value)[-1], square))
         return name
 
 
-def _mask(value: relax.Expr) -> relax.Expr | None:
+def _mask(value: Any) -> Any:
     """The mask of an attention that has one."""
     is_masked = operator(value) == "espalier.attention" and value.attrs["mask"]
     return value.args[3] if is_masked else None
+
+
+def _dims(expr: Any) -> list[Any]:
+    """As `dims`; TVM's types do not tell which are known."""
+    return dims(expr)
 
 
 def _is_one(dim: object) -> bool:
     return isinstance(dim, int) and dim == 1
 
 
-def _refuse_shape(value: relax.Expr) -> str:
+def _refuse_shape(value: Any) -> str:
     if not isinstance(value.ty, relax.TensorType) or value.ty.dtype != "float32":
         return "an op that is not float32"
-    if len(dims(value)) not in (2, 3) or not isinstance(dims(value)[-1], int):
-        return f"a tensor of rank {len(dims(value))}, expected [batch, sequence, features]"
+    if len(_dims(value)) not in (2, 3) or not isinstance(_dims(value)[-1], int):
+        return f"a tensor of rank {len(_dims(value))}, expected [batch, sequence, features]"
     return ""
 
 
-def _refuse_linear(work: _Partition, call: relax.Call) -> str:
+def _refuse_linear(work: _Partition, call: Any) -> str:
     x, weight, bias, _ = ops.linear_args(call)
     where = f"layer {call.attrs['layer']}"
     if bias is not None and work.constant(bias) is None:
@@ -404,20 +410,20 @@ def _refuse_linear(work: _Partition, call: relax.Call) -> str:
     return _refuse_shape(call)
 
 
-def _refuse_norm(work: _Partition, call: relax.Call) -> str:
+def _refuse_norm(work: _Partition, call: Any) -> str:
     if any(work.constant(arg) is None for arg in call.args[1:]):
         return "a layer norm whose gain or bias is not constant"
     return _refuse_shape(call)
 
 
-def _refuse_add(work: _Partition, call: relax.Call) -> str:
+def _refuse_add(work: _Partition, call: Any) -> str:
     left, right = call.args
     if work.constant(left) is not None or work.constant(right) is not None or left.same_as(right):
         return "a sum with a constant, or of a tensor with itself"
-    return _refuse_shape(call) or ("" if same_dims(dims(left), dims(right)) else "a sum that broadcasts")
+    return _refuse_shape(call) or ("" if same_dims(_dims(left), _dims(right)) else "a sum that broadcasts")
 
 
-def _refuse_attention(work: _Partition, call: relax.Call) -> str:
+def _refuse_attention(work: _Partition, call: Any) -> str:
     parts = list(call.args[:3])
     makers = [work.member(part) for part in parts]
     groups = {work.group_of(part) for part in parts}
@@ -427,11 +433,11 @@ def _refuse_attention(work: _Partition, call: relax.Call) -> str:
         plain = maker.attrs["activation"] == "none" and not maker.attrs["residual"]
         if not plain or work.uses(part) != 1:
             return "attention whose queries or keys are read elsewhere as well"
-    if len(groups) != 1 or dims(parts[0])[-1] != dims(parts[2])[-1] or not call.attrs["scale"] > 0:
+    if len(groups) != 1 or _dims(parts[0])[-1] != _dims(parts[2])[-1] or not call.attrs["scale"] > 0:
         return "attention whose queries and values differ in size"
     if call.attrs["mask"]:
-        mask = dims(call.args[3])
-        lead = dims(parts[0])
+        mask = _dims(call.args[3])
+        lead = _dims(parts[0])
         over_queries = same_dims(mask[2:3], lead[1:2])
         if (
             not _is_one(mask[1])
@@ -442,7 +448,7 @@ def _refuse_attention(work: _Partition, call: relax.Call) -> str:
     return _refuse_shape(call)
 
 
-_REFUSALS: Mapping[str | None, Callable[[_Partition, relax.Call], str]] = {
+_REFUSALS: Mapping[str | None, Callable[[_Partition, Any], str]] = {
     "espalier.linear": _refuse_linear,
     "espalier.layer_norm": _refuse_norm,
     "espalier.attention": _refuse_attention,
@@ -450,7 +456,7 @@ _REFUSALS: Mapping[str | None, Callable[[_Partition, relax.Call], str]] = {
 }
 """Why an op cannot be taken; empty where it can."""
 
-_NODES: Mapping[str | None, Callable[[_Extraction, relax.Var, relax.Call], str]] = {
+_NODES: Mapping[str | None, Callable[[_Extraction, Any, Any], str]] = {
     "espalier.linear": _Extraction.linear_and_residual,
     "espalier.layer_norm": _Extraction.norm,
     "espalier.attention": _Extraction.attention,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -211,7 +212,7 @@ class Part:
         return known
 
 
-def last_uses(nodes: Sequence[Node], outputs: Sequence[str]) -> dict[str, int]:
+def last_uses(nodes: Sequence[Any], outputs: Sequence[str]) -> dict[str, int]:
     """For each tensor the index of the last node that reads it; those never read again are left out."""
     last = {name: index for index, node in enumerate(nodes) for name in node.inputs}
     return {name: index for name, index in last.items() if name not in outputs}
