@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import tvm
@@ -41,16 +42,20 @@ class Integers:
         assert given is not None
         key = (x, given, kernel.levels)
         if key not in self._known:
-            tiles, features, lanes = dims(x)
+            shape: Any = dims(x)
+            tiles, features, lanes = shape
             work = QuantizeWork(features, kernel.levels, given.mode, divide=given.given)
             name = f"quantize_{given.mode}_{features}"
             called = function(work, name, partial(quantize_tiles, work))
-            factors = np.float32(given.factors or np.ones(features))
+            args: Any
+            factors = np.asarray(given.factors or np.ones(features), np.float32)
             integers = relax.TensorType([tiles, features, lanes], "uint8")
             if given.mode == "static":
                 ours = given.at(kernel.levels)
-                scale = np.float32([ours.scale]) if given.given else factors / np.float32(ours.scale)
-                args = [x, relax.const(scale), relax.const(np.int32([ours.zero]))]
+                scale = (
+                    np.array([ours.scale], np.float32) if given.given else factors / np.float32(ours.scale)
+                )
+                args = [x, relax.const(scale), relax.const(np.array([ours.zero], np.int32))]
                 self._known[key] = [emit(relax.call_tir(called, args, out_ty=integers))]
             else:
                 args = [x, *([] if given.given else [relax.const(factors)])]

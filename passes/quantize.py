@@ -160,7 +160,7 @@ class _Search:
 
 def fake(x: np.ndarray, quantization: Quantization, levels: int) -> np.ndarray:
     """x `[tokens, K]` as its integers stand for it."""
-    factors = np.float32(quantization.factors or np.ones(x.shape[1]))
+    factors = np.asarray(quantization.factors or np.ones(x.shape[1]), np.float32)
     value = x * factors
     if quantization.mode == "static":
         scale, zero = np.float32(quantization.scale), np.float32(quantization.zero)

@@ -9,6 +9,7 @@ Not handled: scales that are computed at run time, which stay as the model write
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from tvm import relax
@@ -31,9 +32,11 @@ def run(state: State) -> State:
     def visit(value: relax.Expr, scope: Scope, _emit: Emit) -> relax.Expr | None:
         if operator(value) != "espalier.linear":
             return None
-        x, weight, *_ = ops.linear_args(value)
+        call: Any = value
+        x, weight, *_ = ops.linear_args(call)
+        entries: Any = dims(weight)[0]
         source = _source(x, scope)
-        if source is None or not PAIRS.holds(dims(weight)[0]):
+        if source is None or not PAIRS.holds(entries):
             return None
         if integers(np.ascontiguousarray(state.weights[weight.name].array.T)) is None:
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tvm
@@ -38,7 +39,7 @@ class LinearLayer:
 
 def linear_layers(state: State) -> list[LinearLayer]:
     """The linear layers of a module, in order."""
-    calls = [value for _, value in bindings(state.mod) if operator(value) == "espalier.linear"]
+    calls: list[Any] = [value for _, value in bindings(state.mod) if operator(value) == "espalier.linear"]
     return [LinearLayer(call.attrs["layer"], call.args[0], ops.linear_args(call)[1].name) for call in calls]
 
 
@@ -52,7 +53,7 @@ class Trial:
         self._weights = {layer.name: state.weights[layer.weight].array for layer in self.layers}
         mod, self._outputs = _instrumented(state, self.layers, levels)
         linear = {layer.weight for layer in self.layers}
-        held = {name: weight.array for name, weight in state.weights.items() if name not in linear}
+        held: Any = {name: weight.array for name, weight in state.weights.items() if name not in linear}
         self._library = build(relax.transform.BindParams("main", held)(mod), host()).library
         self._executors: dict[Hashable, Executor] = {}
 
@@ -89,9 +90,10 @@ class Trial:
 def _told(setting: Quantization | None, features: int) -> tuple[np.ndarray, np.ndarray]:
     """A setting as `main` reads it: (mode, scale, zero), and the factors of the features."""
     if setting is None:
-        return np.float32([0, 1, 0]), np.ones(features, np.float32)
+        return np.array([0, 1, 0], np.float32), np.ones(features, np.float32)
     factors = setting.factors or np.ones(features)
-    return np.float32([MODES[setting.mode], setting.scale, setting.zero]), np.float32(factors)
+    told = [MODES[setting.mode], setting.scale, setting.zero]
+    return np.array(told, np.float32), np.asarray(factors, np.float32)
 
 
 def _instrumented(state: State, layers: Sequence[LinearLayer], levels: int) -> tuple[tvm.IRModule, int]:
@@ -113,7 +115,9 @@ def _instrumented(state: State, layers: Sequence[LinearLayer], levels: int) -> t
     builder = relax.BlockBuilder()
     new: dict[relax.Var, relax.Expr] = {}
     seen: list[relax.Expr] = []
-    attrs = {key: value for key, value in old.attrs.items() if key not in ("global_symbol", "num_input")}
+    attrs: dict[str, Any] = {
+        key: value for key, value in old.attrs.items() if key not in ("global_symbol", "num_input")
+    }
     with builder.function("main", params, attrs={**attrs, "num_input": count + len(extra)}):
         with builder.dataflow():
             for var, value in bindings(state.mod):
@@ -144,7 +148,7 @@ def _rounded(
     builder: relax.BlockBuilder, x: relax.Expr, setting: relax.Var, factors: relax.Var, levels: int
 ) -> relax.Expr:
     """x as the integers that stand for it, in float."""
-    op = relax.op
+    op: Any = relax.op
 
     def number(value: float) -> relax.Expr:
         return relax.const(value, "float32")

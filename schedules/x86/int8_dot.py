@@ -78,9 +78,9 @@ class Multiplier:
         from tvm import tirx
 
         self.dot = dot
-        self.lanes = lanes
+        self.lanes: Any = lanes
         self.wide = f"int32x{lanes}"
-        self.ones = tirx.Broadcast(tirx.IntImm("int16", 1), 2 * lanes)
+        self.ones = tirx.Broadcast(tirx.IntImm("int16", 1), 2 * self.lanes)
 
     def add(self, total: Any, x: Sequence[Any], words: Sequence[Any]) -> Any:
         """`total` and the products of a chain: vectors of x with one word of weights each."""

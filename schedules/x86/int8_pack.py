@@ -41,7 +41,8 @@ def evened(shape: Int8Shape, columns: np.ndarray, values: np.ndarray, factors: S
     if not factors:
         return values
     inverse = np.zeros(shape.k, np.float32)
-    np.divide(1, np.float32(factors), out=inverse, where=np.float32(factors) > 0)
+    each = np.asarray(factors, np.float32)
+    np.divide(1, each, out=inverse, where=each > 0)
     if shape.dense:
         return values * np.pad(inverse, (0, values.shape[1] - shape.k))
     return values * inverse[columns[np.arange(shape.n) // shape.height]]

@@ -37,11 +37,13 @@ def emit(work: QuantizeWork) -> None:
     x = handle("x")
     m = number("m") if work.mode == "tensor" else None
     if static and work.divide:
-        factors = parameter("Scale", (1,))
+        factors: Any = parameter("Scale", (1,))
     else:
         factors = None if work.divide else parameter("Factors", (work.features,))
-    zero = parameter("Zero", (1,), "int32") if static else None
+    zero: Any = parameter("Zero", (1,), "int32") if static else None
     q = handle("q")
+    scales: Any
+    zeros: Any
     scales, zeros = (None, None) if static else (handle("scales"), handle("zeros"))
     tiles: Any = tirx.Var("tiles", "int64")
     x = matched("X", x, (tiles, work.features, LANES))
