@@ -67,6 +67,8 @@ def runner(kernel: LinearKernel, weight: np.ndarray, tokens: int, cpu: Cpu) -> C
         x, y = rng.standard_normal((tokens, work.k)), np.zeros((tokens, work.n))
     arrays = [x.astype(np.float32), *kernel.pack(work.structure.pack(weight)), y.astype(np.float32)]
     arguments = [tvm.runtime.tensor(array) for array in arrays]
+    if kernel.counts_tokens:
+        arguments.insert(-1, tokens)
     call = compiled(kernel.func("kernel"), cpu)
     return lambda: call(*arguments)
 

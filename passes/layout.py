@@ -71,7 +71,7 @@ def _linear(value: relax.Call, scope: Scope, emit: Emit) -> relax.Expr:
     if residual is not None:
         args.append(_tiles(residual, scope, emit))
     shape = [*dims(x)[:-1], dims(weight)[1]]
-    return _tokens(ops.with_layout(value, args, "tiles"), shape, emit)
+    return _tokens(ops.linear_in_tiles(value, args), shape, emit)
 
 
 def _layer_norm(value: relax.Call, scope: Scope, emit: Emit) -> relax.Expr | None:

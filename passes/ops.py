@@ -32,6 +32,7 @@ def linear(
     """`activation(x @ weight + bias) + residual`.
 
     x: [..., K], weight: [K, N], bias: [N], residual and result: [..., N]. `layer` names the layer in reports.
+    In tiles the number of tokens is one more argument, a shape: see `linear_in_tiles`.
     """
     args = [arg for arg in (x, weight, bias, residual) if arg is not None]
     return _call(
@@ -51,6 +52,12 @@ def linear_args(call: relax.Call) -> tuple[relax.Expr, relax.Expr, relax.Expr | 
     bias = rest.pop(0) if call.attrs["bias"] else None
     residual = rest.pop(0) if call.attrs["residual"] else None
     return call.args[0], call.args[1], bias, residual
+
+
+def linear_in_tiles(call: relax.Call, args: Sequence[relax.Expr]) -> relax.Call:
+    """A `linear` over tiles with these arguments, which also knows how many tokens there are."""
+    tokens = product(dims(call.args[0])[:-1])
+    return with_layout(call, [*args, relax.ShapeExpr([tokens])], "tiles")
 
 
 def layer_norm(

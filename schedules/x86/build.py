@@ -117,16 +117,22 @@ def scratch(name: str, size: int, dtype: str = "float32") -> Any:
 
 
 class Vectors:
-    """Vectors that live in registers, as long as every place is a Python number."""
+    """Vectors of `lanes` f32 that live in registers, as long as every place is a Python number."""
 
     EACH = 8
     """Vectors in one buffer, so that it stays small enough for the stack."""
 
-    def __init__(self, name: str, count: int) -> None:
-        self.buffers = [scratch(name, self.EACH * LANES) for _ in range(0, count, self.EACH)]
+    def __init__(self, name: str, count: int, lanes: int = LANES) -> None:
+        self.lanes = lanes
+        # LLVM would pair narrow neighbours in one register, and take them apart at each use
+        self.each = self.EACH if lanes == LANES else 1
+        self.buffers = [scratch(name, self.each * lanes) for _ in range(0, count, self.each)]
 
     def __getitem__(self, i: int) -> Any:
-        return self.buffers[i // self.EACH][vector(i % self.EACH * LANES)]
+        return self.buffers[i // self.each][self._place(i)]
 
     def __setitem__(self, i: int, value: Any) -> None:
-        store(self.buffers[i // self.EACH], [vector(i % self.EACH * LANES)], value)
+        store(self.buffers[i // self.each], [self._place(i)], value)
+
+    def _place(self, i: int) -> Any:
+        return vector(i % self.each * self.lanes, self.lanes)

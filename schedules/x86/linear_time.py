@@ -26,6 +26,8 @@ ACTIVATION_OPS: dict[Activation, int] = {
     "none": 0, "relu": 1, "gelu": 13, "gelu_tanh": 16, "tanh": 20, "sigmoid": 20, "silu": 20,
 }  # fmt: skip
 """Vector operations of an activation (schedules/x86/vmath.py); a division counts 6."""
+NARROW_TOKENS = 8
+"""A last tile of so many tokens or fewer is done with vectors of 4 lanes."""
 RAGGED_PADDING = 1.04
 """Entries of ragged lists with those that pad groups (unstructured, 50 to 95 %)."""
 
@@ -35,12 +37,15 @@ def tile_milliseconds(
 ) -> float:
     """For m tokens by a kernel over tiles, `tiles` of them at once."""
     m_tiles = -(-m // 16)
-    whole, rest = divmod(m_tiles, tiles)
+    wide = (m + 15 - NARROW_TOKENS) // 16
+    whole, rest = divmod(wide, tiles)
     sizes = [1 << bit for bit in range(rest.bit_length()) if rest >> bit & 1]
     cycles = whole * _tile_cycles(work, cpu, shape, tiles, 1)
     for size in sizes:
         # fewer tiles leave registers for more groups of rows at once
         cycles += _tile_cycles(work, cpu, shape, size, 1 if shape.ragged else tiles // size)
+    if m > 16 * wide:
+        cycles += _narrow_cycles(work, cpu, shape, -(-(m - 16 * wide) // 4))
     cycles += _end_cycles(cpu, work.epilogue.activation, work.n * m_tiles)
     jobs = shape.blocks * -(-m_tiles // tiles)
     column_bytes = 0 if shape.lists == "none" else 2
@@ -80,6 +85,16 @@ def _tile_cycles(work: LinearWork, cpu: Cpu, shape: TileShape, tiles: int, at_on
     groups = shape.chunks * -(-shape.n // (shape.rows * at_once))
     lines = shape.blocks * _columns(work, shape) * tiles
     return entries * arithmetic + groups * (GROUP_CYCLES + sums) + lines * LINE_CYCLES
+
+
+def _narrow_cycles(work: LinearWork, cpu: Cpu, shape: TileShape, vectors: int) -> float:
+    """For a last tile of so many vectors of 4 tokens, of which a core multiplies two a cycle."""
+    if shape.lists == "row":
+        step = (vectors + 1.25) / 2 / OWN_EFFICIENCY[cpu.isa]
+    else:
+        step = max(vectors, (shape.rows + vectors + 1) / shape.rows) / 2 / SHARED_EFFICIENCY[cpu.isa]
+    groups = shape.chunks * -(-shape.n // shape.rows)
+    return _entries(work, shape) * step + groups * GROUP_CYCLES / 2
 
 
 def token_milliseconds(

@@ -10,12 +10,14 @@ from tvm import tirx
 
 from espalier.schedules.linear import Epilogue
 from espalier.schedules.x86.build import (
+    LANES,
     Vectors,
     either,
     handle,
     long,
     loop,
     matched,
+    number,
     opaque,
     parallel,
     parameter,
@@ -29,13 +31,21 @@ from espalier.schedules.x86.tile_shape import TileShape
 
 MAX_LISTS = 8
 """Rows with lists of their own: each needs a general register for its columns."""
+NARROW = 4
+"""Lanes for a last tile of at most twice as many tokens.
+
+TVM lets buffers share memory where one is at most 16 times as large, and LLVM then fails to keep them in
+registers: those of whole vectors are larger."""
+MAX_SUMS = 12
+"""Narrow vectors of sums that surely fit the registers."""
 
 
 def emit(shape: TileShape, epilogue: Epilogue, tiles: int, rows_first: bool) -> None:
-    """Parameters (x, constants, [bias], [residual], y) and statements of the function."""
+    """Parameters (x, constants, [bias], [residual], tokens, y) and statements of the function."""
     x = handle("x")
     index, weights, pieces, order = _declare_constants(shape)
     end = End.declare(epilogue, shape.n)
+    tokens = number("tokens")
     y = handle("y")
     m_tiles: Any = tirx.Var("m_tiles", "int64")
     x = matched("X", x, (m_tiles, shape.k, 16))
@@ -45,18 +55,18 @@ def emit(shape: TileShape, epilogue: Epilogue, tiles: int, rows_first: bool) -> 
         entries = tirx.Var("entries", "int64")
         index = matched("I", index, (entries, *shape.entry_index), shape.index_type)
         weights = matched("W", weights, (entries, *shape.entry_weights))
+    # a last tile with few tokens is done with narrower vectors
+    wide = (tokens + (LANES - 1 - 2 * NARROW)) // LANES
     jobs = (m_tiles + (tiles - 1)) // tiles
     with parallel("job", jobs * shape.blocks) as job:
-        block, tile = (job // jobs, job % jobs) if rows_first else (job % shape.blocks, job // shape.blocks)
+        block, part = (job // jobs, job % jobs) if rows_first else (job % shape.blocks, job // shape.blocks)
         turn = _Turn(shape, end, x, index, weights, pieces, order, y, block)
-        if tiles == 1:
-            turn.emit(1, 1, tile)
-        else:
-            either(
-                tile * tiles + tiles <= m_tiles,
-                lambda: turn.emit(tiles, 1, tile * tiles),
-                lambda: _rest(turn, tiles, tile * tiles, m_tiles % tiles),
-            )
+        first = part * tiles
+        either(
+            first + tiles <= wide,
+            lambda: turn.emit(Tokens(first, tiles), 1),
+            lambda: _rest(turn, tiles, first, wide, tokens),
+        )
 
 
 def _declare_constants(shape: TileShape) -> tuple[Any, Any, Any, Any]:
@@ -72,16 +82,48 @@ def _declare_constants(shape: TileShape) -> tuple[Any, Any, Any, Any]:
     return index, parameter("W", shape.weight_shape), None, None
 
 
-def _rest(turn: _Turn, tiles: int, first: Any, rest: Any) -> None:
-    """The last `rest` < tiles tiles, by the bits of their number."""
-    size = 1 << (tiles - 1).bit_length() - 1
+def _rest(turn: _Turn, tiles: int, first: Any, wide: Any, tokens: Any) -> None:
+    """The last tiles: whole ones, fewer than `tiles`, by the bits of their number, then the narrow one."""
+    rest = wide - first
+    size = 1 << (tiles - 1).bit_length() - 1 if tiles > 1 else 0
     while size:
-        groups = 1 if turn.shape.ragged else min(tiles // size, turn.shape.groups)
-        if turn.shape.lists == "row":
-            groups = min(groups, max(1, MAX_LISTS // turn.shape.rows))
         with when(rest // size % 2 == 1):
-            turn.emit(size, groups, first + rest // (2 * size) * (2 * size))
+            tokens_at = Tokens(first + rest // (2 * size) * (2 * size), size)
+            turn.emit(tokens_at, _at_once(turn.shape, tiles // size))
         size //= 2
+    left = tokens - wide * LANES
+    with when(left > 0):
+        either(left > NARROW, lambda: _narrow(turn, wide, 2), lambda: _narrow(turn, wide, 1))
+
+
+def _narrow(turn: _Turn, tile: Any, vectors: int) -> None:
+    groups = _at_once(turn.shape, MAX_SUMS // (turn.shape.rows * vectors))
+    turn.emit(Tokens(tile, vectors, NARROW), groups)
+
+
+def _at_once(shape: TileShape, wanted: int) -> int:
+    """Groups of rows that are in registers together, `wanted` of them if nothing forbids it."""
+    groups = 1 if shape.ragged else min(wanted, shape.groups)
+    return max(1, min(groups, MAX_LISTS // shape.rows) if shape.lists == "row" else groups)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens in registers at once: whole tiles, or the first `vectors` narrow parts of one."""
+
+    tile: Any
+    vectors: int
+    lanes: int = LANES
+
+    def place(self, i: int, row: Any) -> list[Any]:
+        """Where the i-th vector of a row lies in x or y."""
+        if self.lanes == LANES:
+            return [self.tile + i, row, vector()]
+        return [self.tile, row, vector(i * self.lanes, self.lanes)]
+
+    def splat(self, value: Any) -> Any:
+        """One number in every lane."""
+        return splat(value, self.lanes)
 
 
 @dataclass(frozen=True)
@@ -98,7 +140,7 @@ class _Turn:
     y: Any
     block: Any
 
-    def emit(self, tiles: int, groups: int, tile: Any) -> None:
+    def emit(self, tokens: Tokens, groups: int) -> None:
         """All rows of the block, `groups` groups in registers together."""
         shape = self.shape
         count: Any = long(shape.groups)
@@ -107,33 +149,37 @@ class _Turn:
             count = tirx.min(count, left)
         with loop("chunk", shape.chunks) as chunk:
             with loop("group", count // groups) as group:
-                _Rows(self, tiles, groups, tile, chunk, group * groups).emit()
+                _Rows(self, tokens, groups, chunk, group * groups).emit()
             if groups > 1 and (shape.n % shape.height or shape.groups % groups):
                 with loop("group", count % groups) as group:
-                    _Rows(self, tiles, 1, tile, chunk, count // groups * groups + group).emit()
+                    _Rows(self, tokens, 1, chunk, count // groups * groups + group).emit()
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The innermost part: `groups` groups of rows from `group` on, `tiles` tiles from `tile` on."""
+    """The innermost part: `groups` groups of rows from `group` on."""
 
     turn: _Turn
-    tiles: int
+    tokens: Tokens
     groups: int
-    tile: Any
     chunk: Any
     group: Any
 
     def emit(self) -> None:
         shape, turn = self.turn.shape, self.turn
-        sums = [(s, r, b) for s in range(self.groups) for r in range(shape.rows) for b in range(self.tiles)]
+        sums = [
+            (s, r, b)
+            for s in range(self.groups)
+            for r in range(shape.rows)
+            for b in range(self.tokens.vectors)
+        ]
         with opaque("rows"):
-            acc = Vectors("acc", len(sums))
+            acc = Vectors("acc", len(sums), self.tokens.lanes)
             place = {key: i for i, key in enumerate(sums)}
 
             def clear() -> None:
                 for i in range(len(sums)):
-                    acc[i] = splat(tirx.const(0, "float32"))
+                    acc[i] = self.tokens.splat(tirx.const(0, "float32"))
 
             def pick_up() -> None:
                 if self._rows_are_short:
@@ -158,7 +204,7 @@ class _Rows:
                 either(self.chunk == shape.chunks - 1, finish, leave)
 
     def _ended(self, sums: Any, at: list[Any]) -> Any:
-        return self.turn.end.apply(sums, lambda bias: splat(bias[at[1]]), at)
+        return self.turn.end.apply(sums, lambda bias: self.tokens.splat(bias[at[1]]), at)
 
     @property
     def _rows_are_short(self) -> bool:
@@ -177,11 +223,11 @@ class _Rows:
                 limits = list(self._limits(r, inside, row))
                 if limits:
                     with when(tirx.all(*limits)):
-                        for b in range(self.tiles):
-                            do((s, r, b), [self.tile + b, row, vector()])
+                        for b in range(self.tokens.vectors):
+                            do((s, r, b), self.tokens.place(b, row))
                 else:
-                    for b in range(self.tiles):
-                        do((s, r, b), [self.tile + b, row, vector()])
+                    for b in range(self.tokens.vectors):
+                        do((s, r, b), self.tokens.place(b, row))
 
     def _limits(self, r: int, inside: Any, row: Any) -> Iterator[Any]:
         """Conditions for a row to exist; the first row of a group always does."""
@@ -201,9 +247,10 @@ class _Rows:
                     at = [j] if shape.ragged else [turn.block, self.chunk, self.group + s, j]
                     for r in range(shape.rows):
                         column, weight = self._operands(at, j, r, q)
-                        for b in range(self.tiles):
+                        for b in range(self.tokens.vectors):
                             i = place[s, r, b]
-                            acc[i] = acc[i] + turn.x[self.tile + b, column, vector()] * splat(weight)
+                            x = turn.x[tuple(self.tokens.place(b, column))]
+                            acc[i] = acc[i] + x * self.tokens.splat(weight)
 
     @property
     def _piece(self) -> Any:

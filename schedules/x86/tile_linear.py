@@ -11,7 +11,8 @@ lists of columns:
 
 The constants are read in the order in which they lie in memory. A chunk leaves its sums in Y, where the next
 one picks them up; the last one applies the epilogue. Tiles that are left over are done in halves of `tiles`,
-with as many more groups of rows at once, so that the registers stay full.
+with as many more groups of rows at once, so that the registers stay full. A last tile of at most 8 tokens is
+done with vectors of 8 or 4 lanes.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class TileLinear(LinearKernel):
     """tiles: tiles of tokens in registers at once. rows_first: all tiles of a block of rows before the next
     block of rows, rather than all blocks for some tiles before the next tiles."""
 
+    counts_tokens = True
     work: LinearWork
     cpu: Cpu
     shape: TileShape

@@ -67,6 +67,7 @@ class Built:
         self.tensor, self.view = tvm.runtime.tensor, tvm.runtime.from_dlpack
         self.work: LinearWork = kernel.work
         self.weight = weight
+        self.counts_tokens = kernel.counts_tokens
         target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
         self.library = tvm.compile(kernel.func("linear"), target=target)
         self.constants = [self.tensor(array) for array in kernel.pack(self.work.structure.pack(weight))]
@@ -88,6 +89,8 @@ class Built:
             arguments.append(self.tensor(bias))
         if work.epilogue.residual:
             arguments.append(self.tensor(layout(residual)))
+        if self.counts_tokens:
+            arguments.append(tokens)
         guarded, out = between_guards(layout(y))
         self.library["linear"](*arguments, self.view(out))
         assert (guarded[:GUARD] == 7).all()
