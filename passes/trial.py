@@ -118,7 +118,8 @@ def _instrumented(state: State, layers: Sequence[LinearLayer], levels: int) -> t
     attrs: dict[str, Any] = {
         key: value for key, value in old.attrs.items() if key not in ("global_symbol", "num_input")
     }
-    with builder.function("main", params, attrs={**attrs, "num_input": count + len(extra)}):
+    attrs["num_input"] = count + len(extra)
+    with builder.function("main", params, attrs=attrs):
         with builder.dataflow():
             for var, value in bindings(state.mod):
                 value = substitute(value, new)

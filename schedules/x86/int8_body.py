@@ -234,8 +234,8 @@ def _interleaved(columns: list[Any]) -> list[Any]:
         return halves
 
     if len(columns) == 2:
-        low = [tirx.Shuffle(columns, [side * LANES + half + lane for lane in range(8) for side in (0, 1)])
-               for half in (0, 8)]  # fmt: skip
-        return [tirx.reinterpret("int32x8", value.astype("uint16x16")) for value in low]
-    left, right = (zipped(*columns[i : i + 2], "uint16x8", LANES) for i in (0, 2))
-    return [part for pair in zip(left, right, strict=True) for part in zipped(*pair, "int32x4", 8)]
+        both = zipped(columns[0], columns[1], "uint8x16", LANES)
+        return [tirx.reinterpret("int32x8", value.astype("uint16x16")) for value in both]
+    left = zipped(columns[0], columns[1], "uint16x8", LANES)
+    right = zipped(columns[2], columns[3], "uint16x8", LANES)
+    return [part for pair in zip(left, right, strict=True) for part in zipped(pair[0], pair[1], "int32x4", 8)]
