@@ -124,3 +124,17 @@ def test_what_is_shipped_is_sound_and_of_use() -> None:
     assert shipped_trees("nehalem") is None and shipped_records("nehalem") == []
     kernels = linear_candidates(LinearWork(384, 384, Dense()), CPU)
     assert (learned.predict(kernels, 128, 1) > 0).all()
+
+
+def test_what_is_shipped_is_what_the_records_teach_now() -> None:
+    """Where this fails a kernel's own prediction has changed: run benchmarks/shipped_records.py --learn."""
+    pytest.importorskip("xgboost")
+    known = examples(shipped_records("znver1"), CPU)
+    shipped, learned = shipped_trees("znver1"), learn(known)
+    assert shipped is not None and learned is not None
+    off = []
+    for one in known[::3]:
+        arguments = ([one.kernel], one.record.tokens, one.record.place.threads)
+        there, now = (ByRecords(one.cpu, trees=trees).predict(*arguments)[0] for trees in (shipped, learned))
+        off.append(np.log(there / now))
+    assert np.sqrt(np.mean(np.square(off))) < 0.02
