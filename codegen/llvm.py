@@ -98,10 +98,12 @@ def _lower(mod: tvm.IRModule) -> tvm.IRModule:
 def _finish() -> Any:
     from tvm import relax, transform
 
+    from espalier.codegen.outputs import named_outputs
     from espalier.codegen.shape_functions import ordered_shape_functions
 
     return transform.Sequential(
         [
+            named_outputs,
             relax.transform.RewriteDataflowReshape(),
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
