@@ -2,7 +2,8 @@
 
 For each structure the kernel that is predicted to be fastest is taken. Times are CPU times of the calling
 thread, medians of interleaved samples; "peak" is the share of a measured loop of nothing but multiply-adds,
-counted on the weights that are kept. --write also puts the table into docs/results/.
+counted on the weights that are kept. "monotone" tells whether the time falls at every step of sparsity, 3 %
+being noise. --write also puts the table and a plot for each shape into docs/results/.
 
     python benchmarks/linear_kernels.py --tokens 128 --shapes 768x768,384x384,384x1536,1536x384 --write
 """
@@ -14,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -152,8 +154,12 @@ def contestants(
         yield name, kernel.name, structure.kept_count(shape), kernel.milliseconds(tokens, 1), run
 
 
-def table(options: argparse.Namespace, cpu: Cpu) -> Iterator[str]:
-    """The rows, one block for each shape and sparsity."""
+Speedups = dict[Shape, dict[str, dict[float, float]]]
+"""Shape to structure to sparsity to the speed-up over our dense kernel."""
+
+
+def table(options: argparse.Namespace, cpu: Cpu, speedups: Speedups) -> Iterator[str]:
+    """The rows, one block for each shape and sparsity; fills `speedups`."""
     columns = (
         "shape N x K",
         "sparsity",
@@ -173,6 +179,9 @@ def table(options: argparse.Namespace, cpu: Cpu) -> Iterator[str]:
             runs = {name: run for name, *_, run in rows} | {"peak": multiply_adds(cpu)}
             times = interleave(runs, repeat=options.repeat, budget_s=options.budget, clock=time.thread_time)
             for name, kernel, kept, predicted, _ in rows:
+                if name in STRUCTURES:
+                    over = times["dense"].median / times[name].median
+                    speedups.setdefault(shape, {}).setdefault(name, {})[sparsity] = over
                 yield line(shape, sparsity, name, kernel, kept * options.tokens, predicted, times)
 
 
@@ -196,6 +205,45 @@ def line(
     return f"| {' | '.join(cells)} |"
 
 
+def monotone(speedups: Speedups, noise: float = 0.03) -> list[str]:
+    """One line a shape: the structures whose time does not fall at every step of sparsity."""
+    lines = []
+    for shape, by_name in speedups.items():
+        odd = [
+            f"{name} from {before:.0%} to {after:.0%} ({one[before]:.2f} to {one[after]:.2f})"
+            for name, one in by_name.items()
+            for before, after in pairwise(sorted(one))
+            if one[after] < one[before] * (1 - noise)
+        ]
+        verdict = "all structures" if not odd else f"all but {', '.join(odd)}"
+        lines.append(f"Monotone for {shape[0]} x {shape[1]}: {verdict}.")
+    return lines
+
+
+def plot(by_name: dict[str, dict[float, float]], title: str, path: Path) -> None:
+    """Speed-up over density (both logarithmic), a line a structure, and the ideal 1 / density."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 5))
+    steps = sorted({sparsity for one in by_name.values() for sparsity in one})
+    kept = [100 * (1 - sparsity) for sparsity in steps]
+    axes.plot(kept, [100 / one for one in kept], "k--", linewidth=1, label="ideal: 1 / density")
+    for name, one in by_name.items():
+        axes.plot([100 * (1 - sparsity) for sparsity in sorted(one)], [one[s] for s in sorted(one)], "o-",
+                  markersize=3, label=name)  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel="sparsity", ylabel="speed-up over dense", title=title)
+    axes.set_xticks(kept, [f"{sparsity:.0%}" for sparsity in steps], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    axes.invert_xaxis()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -205,7 +253,7 @@ def main() -> None:
     parser.add_argument("--shapes", default=shapes, type=lambda text: [
         (int(n), int(k)) for n, k in (shape.split("x") for shape in text.split(","))
     ], help="N x K, comma-separated")  # fmt: skip
-    parser.add_argument("--sparsity", default="0.5,0.75,0.9,0.95", type=lambda text: [
+    parser.add_argument("--sparsity", default="0.5,0.6,0.7,0.75,0.8,0.85,0.9,0.95", type=lambda text: [
         float(one) for one in text.split(",")
     ])  # fmt: skip
     parser.add_argument("--structures", default=",".join(STRUCTURES), type=lambda text: text.split(","))
@@ -220,13 +268,20 @@ def main() -> None:
     cpu = host()
     lines = [f"# Linear layers, {options.tokens} tokens in {options.layout}, one thread", ""]
     lines += [*(__doc__ or "").split("\n\n")[1].splitlines(), ""]
-    for row in table(options, cpu):
+    speedups: Speedups = {}
+    for row in table(options, cpu, speedups):
         print(row, flush=True)
         lines.append(row)
+    lines += ["", *monotone(speedups)]
+    print("\n".join(monotone(speedups)))
     lines += ["", this_machine(("apache-tvm", "onnxruntime")).line()]
     if options.write:
         path = ROOT / "docs" / "results" / f"linear_kernels_m{options.tokens}_{options.layout}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
+        for shape, by_name in speedups.items():
+            image = path.with_name(f"{path.stem}_{shape[0]}x{shape[1]}.svg")
+            plot(by_name, f"{shape[0]} x {shape[1]}, {options.tokens} tokens, one thread", image)
+            lines += ["", f"![speed-up over sparsity]({image.name})"]
         path.write_text("\n".join(lines) + "\n")
         print(f"wrote {path}", file=sys.stderr)
 
