@@ -159,7 +159,7 @@ def command(
     result = {
         "package": str(path),
         "target": metadata.target.model_dump(mode="json"),
-        "layers": [layer.model_dump(mode="json") for layer in metadata.layers],
+        "layers": [layer.model_dump(mode="json", exclude={"measured"}) for layer in metadata.layers],
         "seconds": done.seconds,
         **({} if metadata.error is None else {"error": metadata.error}),
     }
