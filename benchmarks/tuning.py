@@ -28,8 +28,7 @@ from espalier.bench.machine import this_machine
 from espalier.schedules import Epilogue, LinearKernel, LinearWork, linear_candidates
 from espalier.schedules.estimate import ByRule, Estimator
 from espalier.search import learn, tune
-from espalier.search.estimate import LEAST_GAIN, ByRecords
-from espalier.search.features import kind
+from espalier.search.estimate import ByRecords
 from espalier.search.measure import Local
 from espalier.search.record_file import RecordsFile, read_records
 from espalier.search.records import Place, kernel_key
@@ -229,16 +228,9 @@ def transfer(cpu: Cpu) -> Iterator[str]:
 
 
 def _taken(kernels: list[LinearKernel], guesses: np.ndarray, cpu: Cpu) -> int:
-    """Which kernel is chosen: a kind's own setting, unless another is predicted to gain enough."""
-    found = {}
-    for place in np.argsort(guesses):
-        found.setdefault(kind(kernels[place]), place)
-    for place, kernel in enumerate(kernels):
-        first = found[kind(kernel)]
-        own = kernel in linear_candidates(kernel.work, cpu)
-        if own and guesses[first] > (1 - LEAST_GAIN) * guesses[place]:
-            found[kind(kernel)] = place
-    return min(found.values(), key=lambda place: guesses[place])
+    """Which kernel is chosen: of those with their own settings, where they were measured."""
+    own = [place for place, kernel in enumerate(kernels) if kernel in linear_candidates(kernel.work, cpu)]
+    return min(own or range(len(kernels)), key=lambda place: guesses[place])
 
 
 def _layer(one: learn.Example) -> tuple[int, int, str, int]:

@@ -7,7 +7,7 @@ import pytest
 
 from espalier.schedules import LinearKernel, LinearWork, linear_candidates
 from espalier.schedules.estimate import ByRule
-from espalier.search.estimate import LEAST_GAIN, ByRecords
+from espalier.search.estimate import ByRecords
 from espalier.search.features import kind, known, names
 from espalier.search.records import kernel_key
 from espalier.search.trees import Trees, tree
@@ -73,34 +73,12 @@ def test_what_was_learned_corrects_predictions_of_kinds_it_knows() -> None:
     np.testing.assert_allclose(known.predict([ROW], 128, 1), own[1:])
 
 
-@pytest.mark.parametrize(
-    ("gain", "changes"), [(0.0, False), (0.5 * LEAST_GAIN, False), (2 * LEAST_GAIN, True)]
-)
-def test_another_setting_must_be_predicted_to_gain_enough(gain: float, changes: bool) -> None:
-    kernels = list(GROUP.variants())
-    height = GROUP.knobs["height"]
-    # trees that level all kernels, and find those with taller blocks faster by `gain`
-    own = [kernel.milliseconds(128, 1) for kernel in kernels]
-    level = Leveller(dict(zip(kernels, own, strict=True)), height, gain)
-    (found,) = ByRecords(CPU, {}, level).estimates([GROUP], 128, 1)  # type: ignore[arg-type]
-    assert (found.kernel != GROUP) == changes
-    assert found.milliseconds == pytest.approx(1 - gain if changes else 1.0)
-    assert found.how == "predicted"
-    assert not changes or found.kernel.knobs["height"] > height
-
-
-class Leveller:
-    """Stands for trees: every kernel takes 1 ms, those with blocks taller than `height` less by `gain`."""
-
-    def __init__(self, own: dict[LinearKernel, float], height: int, gain: float) -> None:
-        self.own, self.height, self.gain, self.least_tokens = own, height, gain, 1
-        self.features = names(own)
-
-    def predict(self, rows: np.ndarray) -> np.ndarray:
-        assert len(rows) == len(self.own)
-        taller = rows[:, self.features.index("knob height")] > self.height
-        wanted = np.where(taller, 1 - self.gain, 1.0)
-        return np.log(wanted / list(self.own.values()))
+def test_another_setting_is_taken_only_where_it_was_measured() -> None:
+    other = next(kernel for kernel in GROUP.variants() if kernel != GROUP)
+    (predicted,) = ByRecords(CPU, {}, constant(np.log(0.1), [GROUP])).estimates([GROUP], 128, 1)
+    assert (predicted.kernel, predicted.how) == (GROUP, "predicted")
+    (measured,) = ByRecords(CPU, {key(GROUP): 2.0, key(other): 1.0}).estimates([GROUP], 128, 1)
+    assert (measured.kernel, measured.how, measured.milliseconds) == (other, "measured", 1.0)
 
 
 def test_kinds_are_names_without_knobs() -> None:

@@ -63,7 +63,7 @@ def test_hp_is_recovered(case: tuple[sp.HP, tuple[int, int]], seed: int) -> None
     found = check(matrix)
     if structure.kc <= structure.v and structure.g > 1 and isinstance(found.structure, sp.BP):
         # one choice of columns for g rows is BP with B = g, though its lists may be longer
-        assert found.structure.B == structure.g
+        assert structure.g == found.structure.B
         return
     assert found.bits <= 1.002 * packed_bits(structure, matrix)  # of two as small, the other may be found
     if found.bits == packed_bits(structure, matrix):  # on a tie BP comes before HP
