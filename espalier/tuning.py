@@ -204,7 +204,6 @@ def machine_for(cpu: Cpu, threads: int, rpc_tracker: str | None, rpc_key: str | 
 
     Raises UnavailableError where this machine cannot run them or the other one cannot be reached.
     """
-    from espalier.runtime.threads import set_threads
     from espalier.search.measure import Local
     from espalier.search.remote import connect
     from espalier.targets.host import why_not_here
@@ -221,5 +220,4 @@ def machine_for(cpu: Cpu, threads: int, rpc_tracker: str | None, rpc_key: str | 
             f"kernels for {cpu.name} ({cpu.mcpu}) cannot be timed here: {reason}",
             hint="tune on such a machine, or reach one by --rpc-tracker and --rpc-key",
         )
-    set_threads(threads)
     return Local(cpu, threads)

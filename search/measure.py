@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from espalier.runtime.threads import set_threads
 from espalier.schedules import LinearKernel, LinearWork
 from espalier.targets.cpu import Cpu
 
@@ -34,7 +35,11 @@ class Machine(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """This machine. Time is the calling thread's own on one thread, so that other processes disturb less."""
+    """This machine. Time is the calling thread's own on one thread, so that other processes disturb less.
+
+    The pool of threads is set here and left to nobody: with more of them than said, the calling thread's time
+    is that of a part of the work, and of waiting for the others where a core is taken.
+    """
 
     cpu: Cpu
     threads: int
@@ -42,6 +47,7 @@ class Local:
     def load(self, kernel: LinearKernel, tokens: int) -> Callable[[int], float]:
         import tvm
 
+        set_threads(self.threads)
         call = build(kernel, self.cpu)[ENTRY]
         arguments = arguments_of(kernel, tokens, tvm.runtime.tensor)
         clock = time.thread_time if self.threads == 1 else time.perf_counter

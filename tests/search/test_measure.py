@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from espalier.errors import UnavailableError, UsageError
+from espalier.runtime.threads import set_threads
 from espalier.schedules import Epilogue, LinearKernel, LinearWork, linear_candidates
 from espalier.search.measure import Local, arguments_of, build, measure, packed, race
 from espalier.search.remote import connect
@@ -59,6 +60,18 @@ def test_a_kernel_is_timed_here() -> None:
     kernel = linear_candidates(LinearWork(256, 256, Dense()), host())[0]
     times = measure(Local(host(), 1), [kernel], kernel, 16)
     assert list(times) == [kernel] and times[kernel] > 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_kernel_runs_on_as_many_threads_as_are_timed(threads: int) -> None:
+    """Whatever else was done before: of two threads that share the work one's own time is but half of it."""
+    import tvm
+
+    set_threads(3 - threads)
+    kernel = kernels(Dense(), "tiles")[0]
+    run = Local(host(), threads).load(kernel, 32)
+    run(1)
+    assert tvm.get_global_func("runtime.NumThreads")() == threads
 
 
 def test_contestants_take_turns() -> None:
