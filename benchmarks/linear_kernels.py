@@ -1,20 +1,26 @@
 """Linear layers alone: every structure over sparsity, against our dense kernel and ONNX Runtime, one thread.
 
-For each structure the kernel that is predicted to be fastest is taken. Times are CPU times of the calling
+For each structure the kernel is taken that `compile` takes untuned. Times are CPU times of the calling
 thread, medians of interleaved samples; "peak" is the share of a measured loop of nothing but multiply-adds,
-counted on the weights that are kept. "monotone" tells whether the time falls at every step of sparsity, 3 %
-being noise. --write also puts the table and a plot for each shape into docs/results/.
+counted on the weights that are kept. Structures that cannot prune so little are left out (HP 2:4 under 50 %).
 
-    python benchmarks/linear_kernels.py --tokens 128 --shapes 768x768,384x384,384x1536,1536x384 --write
+The layers are those of MiniLM. WORK keeps what is measured: the command can be stopped and goes on there.
+--write puts the table and a plot of all that is in WORK into docs/results/.
+
+    python benchmarks/linear_kernels.py --work out/linear_kernels.jsonl
+    python benchmarks/linear_kernels.py --work out/linear_kernels.jsonl --write
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,12 +29,12 @@ import numpy as np
 os.environ["TVM_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 from espalier.bench.machine import this_machine
-from espalier.bench.timing import Times, interleave
+from espalier.bench.timing import interleave
 from espalier.schedules import LinearKernel, LinearWork, linear_candidates
-from espalier.schedules.linear import Layout
 from espalier.sparsity import BP, HP, NM, PP, Block, Dense, Structure, Unstructured
 from espalier.targets.cpu import Cpu
 from espalier.targets.host import host
+from espalier.tuning import estimator
 
 ROOT = Path(__file__).resolve().parents[1]
 Shape = tuple[int, int]
@@ -44,6 +50,10 @@ STRUCTURES: dict[str, Callable[[Shape, float], Structure]] = {
     "N:16": lambda shape, sparsity: NM.for_sparsity(shape, sparsity, v=16),
     "unstructured": lambda shape, sparsity: Unstructured(round(shape[0] * shape[1] * (1 - sparsity))),
 }
+NOISE, SLOWER = 0.03, 0.02
+"""Shares of a time: what counts as noise between two sparsities, and as slower than dense."""
+PAYS = 0.5
+"""The sparsity from which on the time is to fall at every step."""
 PEAK_TURNS = 20000
 PEAK_CHAINS = 6
 
@@ -54,6 +64,12 @@ def compiled(function: object, cpu: Cpu) -> Callable[..., None]:
 
     target = tvm.target.Target({"kind": "llvm", "mcpu": cpu.mcpu})
     return tvm.compile(function, target=target)["kernel"]
+
+
+@cache
+def built(kernel: LinearKernel, cpu: Cpu) -> Callable[..., None]:
+    """A kernel, compiled once for all its sparsities."""
+    return compiled(kernel.func("kernel"), cpu)
 
 
 def runner(kernel: LinearKernel, weight: np.ndarray, tokens: int, cpu: Cpu) -> Callable[[], None]:
@@ -71,7 +87,7 @@ def runner(kernel: LinearKernel, weight: np.ndarray, tokens: int, cpu: Cpu) -> C
     arguments = [tvm.runtime.tensor(array) for array in arrays]
     if kernel.counts_tokens:
         arguments.insert(-1, tokens)
-    call = compiled(kernel.func("kernel"), cpu)
+    call = built(kernel, cpu)
     return lambda: call(*arguments)
 
 
@@ -103,6 +119,7 @@ def onnxruntime_dense(weight: np.ndarray, tokens: int) -> Callable[[], None]:
     return lambda: session.run_with_iobinding(binding) if kept else None
 
 
+@cache
 def multiply_adds(cpu: Cpu) -> Callable[[], None]:
     """A loop of 16-lane multiply-adds in registers: 2 * 16 * PEAK_CHAINS * PEAK_TURNS operations."""
     import tvm
@@ -139,85 +156,144 @@ def multiply_adds(cpu: Cpu) -> Callable[[], None]:
     return lambda: call(x, y)
 
 
+@dataclass(frozen=True)
+class Row:
+    """One structure of one shape at one sparsity; times in microseconds, peak a share."""
+
+    shape: str
+    sparsity: float
+    structure: str
+    kernel: str
+    us: float
+    over_dense: float
+    over_ort: float
+    peak: float
+    predicted_us: float | None
+
+    def line(self) -> str:
+        """A row of the table."""
+        cells = (
+            self.shape.replace("x", " x "), f"{self.sparsity:.0%}", self.structure, self.kernel,
+            f"{self.us:.1f}", f"{self.over_dense:.2f}", f"{self.over_ort:.2f}", f"{self.peak:.2f}",
+            "" if self.predicted_us is None else f"{self.predicted_us:.0f}",
+        )  # fmt: skip
+        return f"| {' | '.join(cells)} |"
+
+
+COLUMNS = (
+    "shape N x K", "sparsity", "structure", "kernel", "us", "x dense", "x ORT", "peak", "predicted us",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What runs one structure, with the weights that it keeps and its predicted time."""
+
+    kernel: str
+    kept: int
+    predicted: float | None
+    run: Callable[[], object]
+
+
 def contestants(
-    shape: Shape, tokens: int, layout: Layout, structures: list[str], sparsity: float, cpu: Cpu
-) -> Iterator[tuple[str, str, int, float, Callable[[], None]]]:
-    """(structure, kernel, kept weights, predicted milliseconds, run)."""
+    shape: Shape, options: argparse.Namespace, sparsity: float, cpu: Cpu
+) -> Iterator[tuple[str, Contestant]]:
+    """Each structure by name, ONNX Runtime and our dense kernel first."""
     weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    yield "ONNX Runtime", "dense", weight.size, float("nan"), onnxruntime_dense(weight, tokens)
-    for name in ["dense", *structures]:
-        structure = Dense() if name == "dense" else STRUCTURES[name](shape, sparsity)
-        work = LinearWork(*shape, structure, layout=layout)
-        kernel = min(linear_candidates(work, cpu), key=lambda kernel: kernel.milliseconds(tokens, 1))
+    onnx = onnxruntime_dense(weight, options.tokens)
+    yield "ONNX Runtime", Contestant("dense", weight.size, None, onnx)
+    choose = estimator(cpu, ())
+    for name in ["dense", *options.structures]:
+        try:
+            structure = Dense() if name == "dense" else STRUCTURES[name](shape, sparsity)
+        except ValueError:
+            continue
+        work = LinearWork(*shape, structure, layout=options.layout)
+        best = choose.estimates(linear_candidates(work, cpu), options.tokens, 1)[0]
         pruned = np.where(structure.mask(weight), weight, np.float32(0))
-        run = runner(kernel, pruned, tokens, cpu)
-        yield name, kernel.name, structure.kept_count(shape), kernel.milliseconds(tokens, 1), run
+        run = runner(best.kernel, pruned, options.tokens, cpu)
+        yield name, Contestant(best.kernel.name, structure.kept_count(shape), best.milliseconds, run)
 
 
-Speedups = dict[Shape, dict[str, dict[float, float]]]
+def measure(shape: Shape, sparsity: float, options: argparse.Namespace, cpu: Cpu) -> list[Row]:
+    """All structures at one sparsity, in turn."""
+    there = dict(contestants(shape, options, sparsity, cpu))
+    runs = {name: one.run for name, one in there.items()} | {"peak": multiply_adds(cpu)}
+    times = interleave(runs, repeat=options.repeat, budget_s=options.budget, clock=time.thread_time)
+    took = {name: one.median for name, one in times.items()}
+    fastest = 16 * PEAK_CHAINS * PEAK_TURNS / took["peak"]  # multiply-adds a millisecond
+    return [
+        Row(
+            shape=f"{shape[0]}x{shape[1]}",
+            sparsity=sparsity,
+            structure=name,
+            kernel=one.kernel,
+            us=took[name] * 1e3,
+            over_dense=took["dense"] / took[name],
+            over_ort=took["ONNX Runtime"] / took[name],
+            peak=one.kept * options.tokens / took[name] / fastest,
+            predicted_us=None if one.predicted is None else one.predicted * 1e3,
+        )
+        for name, one in there.items()
+    ]
+
+
+def read(path: Path) -> list[Row]:
+    """What is measured so far."""
+    return [Row(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def fill(path: Path, options: argparse.Namespace, cpu: Cpu) -> None:
+    """Measures what is not in the file yet, and adds it, a sparsity at a time."""
+    done = {(row.shape, row.sparsity) for row in read(path)}
+    for shape in options.shapes:
+        for sparsity in options.sparsity:
+            if (f"{shape[0]}x{shape[1]}", sparsity) in done:
+                continue
+            rows = measure(shape, sparsity, options, cpu)
+            with path.open("a") as file:
+                file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+            for row in rows:
+                print(row.line(), flush=True)
+
+
+Speedups = dict[str, dict[str, dict[float, float]]]
 """Shape to structure to sparsity to the speed-up over our dense kernel."""
 
 
-def table(options: argparse.Namespace, cpu: Cpu, speedups: Speedups) -> Iterator[str]:
-    """The rows, one block for each shape and sparsity; fills `speedups`."""
-    columns = (
-        "shape N x K",
-        "sparsity",
-        "structure",
-        "kernel",
-        "us",
-        "x dense",
-        "x ORT",
-        "peak",
-        "predicted us",
-    )
-    yield f"| {' | '.join(columns)} |"
-    yield "|" + "---|" * len(columns)
-    for shape in options.shapes:
-        for sparsity in options.sparsity:
-            rows = list(contestants(shape, options.tokens, options.layout, options.structures, sparsity, cpu))
-            runs = {name: run for name, *_, run in rows} | {"peak": multiply_adds(cpu)}
-            times = interleave(runs, repeat=options.repeat, budget_s=options.budget, clock=time.thread_time)
-            for name, kernel, kept, predicted, _ in rows:
-                if name in STRUCTURES:
-                    over = times["dense"].median / times[name].median
-                    speedups.setdefault(shape, {}).setdefault(name, {})[sparsity] = over
-                yield line(shape, sparsity, name, kernel, kept * options.tokens, predicted, times)
+def speedups_of(rows: Sequence[Row]) -> Speedups:
+    found: Speedups = {}
+    for row in rows:
+        if row.structure in STRUCTURES:
+            found.setdefault(row.shape, {}).setdefault(row.structure, {})[row.sparsity] = row.over_dense
+    return found
 
 
-def line(
-    shape: Shape,
-    sparsity: float,
-    name: str,
-    kernel: str,
-    multiplies: int,
-    predicted: float,
-    times: dict[str, Times],
-) -> str:
-    """A row of the table."""
-    took = times[name].median
-    fastest = 16 * PEAK_CHAINS * PEAK_TURNS / times["peak"].median  # multiply-adds a millisecond
-    cells = (
-        f"{shape[0]} x {shape[1]}", f"{sparsity:.0%}", name, kernel, f"{took * 1e3:.1f}",
-        f"{times['dense'].median / took:.2f}", f"{times['ONNX Runtime'].median / took:.2f}",
-        f"{multiplies / took / fastest:.2f}", "" if np.isnan(predicted) else f"{predicted * 1e3:.0f}",
-    )  # fmt: skip
-    return f"| {' | '.join(cells)} |"
-
-
-def monotone(speedups: Speedups, noise: float = 0.03) -> list[str]:
-    """One line a shape: the structures whose time does not fall at every step of sparsity."""
+def monotone(speedups: Speedups) -> list[str]:
+    """One line a shape: the structures whose time does not fall at every step of sparsity from 50 % on."""
     lines = []
     for shape, by_name in speedups.items():
         odd = [
             f"{name} from {before:.0%} to {after:.0%} ({one[before]:.2f} to {one[after]:.2f})"
             for name, one in by_name.items()
-            for before, after in pairwise(sorted(one))
-            if one[after] < one[before] * (1 - noise)
+            for before, after in pairwise(sorted(sparsity for sparsity in one if sparsity >= PAYS))
+            if one[after] < one[before] * (1 - NOISE)
         ]
-        verdict = "all structures" if not odd else f"all but {', '.join(odd)}"
-        lines.append(f"Monotone for {shape[0]} x {shape[1]}: {verdict}.")
-    return lines
+        lines.append(f"- {shape}: {'all but ' + ', '.join(odd) if odd else 'every structure'}")
+    return ["The time falls at every step of sparsity from 50 % on, 3 % being noise:", "", *lines]
+
+
+def never_slower(speedups: Speedups) -> list[str]:
+    """The cases that take longer than our dense kernel."""
+    slower = [
+        f"- {shape}, {name} at {sparsity:.0%}: {over:.3f} of its speed"
+        for shape, by_name in speedups.items()
+        for name, one in by_name.items()
+        for sparsity, over in one.items()
+        if over < 1 - SLOWER
+    ]
+    cases = sum(len(one) for by_name in speedups.values() for one in by_name.values())
+    return [f"Of {cases} cases {len(slower)} take over 2 % longer than our dense kernel.", *slower, ""]
 
 
 def plot(by_name: dict[str, dict[float, float]], title: str, path: Path) -> None:
@@ -225,6 +301,7 @@ def plot(by_name: dict[str, dict[float, float]], title: str, path: Path) -> None
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "espalier"
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 5))
@@ -235,55 +312,72 @@ def plot(by_name: dict[str, dict[float, float]], title: str, path: Path) -> None
         axes.plot([100 * (1 - sparsity) for sparsity in sorted(one)], [one[s] for s in sorted(one)], "o-",
                   markersize=3, label=name)  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="sparsity", ylabel="speed-up over dense", title=title)
-    axes.set_xticks(kept, [f"{sparsity:.0%}" for sparsity in steps], minor=False)
+    axes.set_xticks(kept, [f"{sparsity:.0%}" for sparsity in steps], minor=False, fontsize=7, rotation=60)
     axes.set_xticks([], minor=True)
     axes.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     axes.invert_xaxis()
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
+    pyplot.close(figure)
+
+
+def together(rows: Sequence[Row]) -> dict[str, dict[float, float]]:
+    """The speed-up of a layer of MiniLM over its structures: all shapes one after another."""
+    times: dict[tuple[str, float], list[tuple[float, float]]] = {}
+    for row in rows:
+        if row.structure in STRUCTURES:
+            pair = (row.us * row.over_dense, row.us)
+            times.setdefault((row.structure, row.sparsity), []).append(pair)
+    found: dict[str, dict[float, float]] = {}
+    for (name, sparsity), pairs in times.items():
+        found.setdefault(name, {})[sparsity] = sum(dense for dense, _ in pairs) / sum(own for _, own in pairs)
+    return found
+
+
+def write(rows: Sequence[Row], options: argparse.Namespace) -> Path:
+    """The table, what follows from it, and the plot."""
+    speedups = speedups_of(rows)
+    path = ROOT / "docs" / "results" / f"linear_kernels_m{options.tokens}_{options.layout}.md"
+    lines = [f"# Linear layers, {options.tokens} tokens in {options.layout}, one thread", ""]
+    lines += (__doc__ or "").split("\n\n")[1].splitlines()
+    title = f"layers of MiniLM together, {options.tokens} tokens, one thread"
+    plot(together(rows), title, path.with_suffix(".svg"))
+    lines += ["", f"![speed-up over sparsity, {title}]({path.stem}.svg)"]
+    lines += ["", *monotone(speedups), "", *never_slower(speedups)]
+    lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS), *(row.line() for row in rows)]
+    lines += ["", this_machine(("apache-tvm", "onnxruntime")).line()]
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    shapes = "768x768,384x384,384x1536,1536x384"
+    shapes = "1152x384,384x384,1536x384,384x1536"
+    steps = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.75,0.8,0.85,0.9,0.95"
+    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--shapes", default=shapes, type=lambda text: [
         (int(n), int(k)) for n, k in (shape.split("x") for shape in text.split(","))
     ], help="N x K, comma-separated")  # fmt: skip
-    parser.add_argument("--sparsity", default="0.5,0.6,0.7,0.75,0.8,0.85,0.9,0.95", type=lambda text: [
+    parser.add_argument("--sparsity", default=steps, type=lambda text: [
         float(one) for one in text.split(",")
     ])  # fmt: skip
     parser.add_argument("--structures", default=",".join(STRUCTURES), type=lambda text: text.split(","))
     parser.add_argument("--layout", choices=("tiles", "tokens"), default="tiles")
     parser.add_argument("--repeat", type=int, default=25, help="samples of each")
     parser.add_argument("--budget", type=float, default=2.0, help="seconds for each")
-    parser.add_argument("--write", action="store_true", help="also write docs/results/linear_kernels_*.md")
+    parser.add_argument("--write", action="store_true", help="write docs/results/linear_kernels_*")
     options = parser.parse_args()
     unknown = [name for name in options.structures if name not in STRUCTURES]
     if unknown:
         parser.error(f"unknown structure {unknown[0]}; structures are {', '.join(STRUCTURES)}")
-    cpu = host()
-    lines = [f"# Linear layers, {options.tokens} tokens in {options.layout}, one thread", ""]
-    lines += [*(__doc__ or "").split("\n\n")[1].splitlines(), ""]
-    speedups: Speedups = {}
-    for row in table(options, cpu, speedups):
-        print(row, flush=True)
-        lines.append(row)
-    lines += ["", *monotone(speedups)]
-    print("\n".join(monotone(speedups)))
-    lines += ["", this_machine(("apache-tvm", "onnxruntime")).line()]
     if options.write:
-        path = ROOT / "docs" / "results" / f"linear_kernels_m{options.tokens}_{options.layout}.md"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for shape, by_name in speedups.items():
-            image = path.with_name(f"{path.stem}_{shape[0]}x{shape[1]}.svg")
-            plot(by_name, f"{shape[0]} x {shape[1]}, {options.tokens} tokens, one thread", image)
-            lines += ["", f"![speed-up over sparsity]({image.name})"]
-        path.write_text("\n".join(lines) + "\n")
-        print(f"wrote {path}", file=sys.stderr)
+        print(f"wrote {write(read(options.work), options)}", file=sys.stderr)
+    else:
+        fill(options.work, options, host())
 
 
 if __name__ == "__main__":
