@@ -23,7 +23,7 @@ from espalier.passes import ops
 from espalier.passes.graph import array, bindings, dims, operator, same_dims, substitute, variables
 from espalier.passes.state import State
 from espalier.schedules.fpga import graph
-from espalier.schedules.fpga.graph import ACTIVATIONS, Input, Part
+from espalier.schedules.fpga.graph import ACTIVATIONS, PADDING, Input, Part
 
 LOG = logging.getLogger(__name__)
 
@@ -31,8 +31,6 @@ LEAST_TOKENS = 8
 """A part of shorter sequences stays on the host: the accelerator works on tiles of tokens."""
 LEAST_REUSE = 32
 """A part with fewer multiply-adds for each value that goes in or out stays on the host."""
-PADDING = "padding"
-"""The mask that the runtime makes itself where sequences may be shorter than the program's."""
 
 
 @dataclass
@@ -259,17 +257,10 @@ class _Partition:
         args = [substitute(arg, new) for arg in (*self.inputs(group), *self.masks(group))]
         outputs = self.outputs(group)
         types = [relax.TensorType(_dims(var), "float32") for var in outputs]
-        call = relax.call_dps_packed(
-            symbol(part.name), relax.Tuple(args), types if len(types) > 1 else types[0]
-        )
+        call = relax.call_dps_packed(part.symbol, relax.Tuple(args), types if len(types) > 1 else types[0])
         result = builder.emit(call, part.name)
         for index, var in enumerate(outputs):
             new[var] = result if len(outputs) == 1 else builder.emit(relax.TupleGetItem(result, index))
-
-
-def symbol(part: str) -> str:
-    """The name under which the host's code calls a part."""
-    return f"espalier.{part}"
 
 
 class _Extraction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import tvm
 
 from espalier.errors import DataError
 from espalier.passes.graph import bindings, dims, operator
+from espalier.runtime.executor import Executor
 from espalier.runtime.inputs import check_inputs, fill_inputs
 from espalier.runtime.signature import Signature
 
@@ -34,6 +35,12 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+    def run(self, library: bytes, functions: Mapping[str, Callable[..., None]]) -> None:
+        """A compiled library on each of them; `functions` are what it calls. Raises DataError as it does."""
+        executor = Executor(library, self.signature, functions=functions)
+        for batch in self.batches:
+            executor.run(batch)
 
 
 def split(signature: Signature, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], ...]:

@@ -15,18 +15,15 @@ from typing import Any, cast
 import numpy as np
 
 from espalier.errors import DataError
-from espalier.runtime.accelerator import Accelerator, Part, Program, Span
 from espalier.runtime.executor import CallTime, Executor
 from espalier.runtime.timing import Times
 from espalier.targets.fpga import isa, semantics
+from espalier.targets.fpga.accelerator import Accelerator, Part, Program, Span, symbol
 from espalier.targets.fpga.layout import from_tiles, to_tiles
 from espalier.targets.fpga.simulator import Device, FaultError, Kind
 
 DEVICES = ("functional", "rtl")
 """What runs packages of the kind `fpga`: the functional simulator, or the RTL by Verilator."""
-
-SYMBOL = "espalier."
-"""What a part's name is prefixed with where the host's code calls it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class FpgaExecutor:
         self._kind: Kind = kind
         self._images: Mapping[str, bytes] = package.images
         self._calls: list[Call] = []
-        functions = {SYMBOL + part.name: partial(self._call, part) for part in self.accelerator.parts}
+        functions = {symbol(part.name): partial(self._call, part) for part in self.accelerator.parts}
         self._host = Executor(package.module, self.signature, threads=threads, functions=functions)
 
     def with_threads(self, threads: int | None) -> FpgaExecutor:
@@ -85,7 +82,7 @@ class FpgaExecutor:
         calls = self._calls[half:]
         rows: list[CallTime] = []
         for row in kernels:
-            part = next((p for p in self.accelerator.parts if row.kernel == SYMBOL + p.name), None)
+            part = next((p for p in self.accelerator.parts if row.kernel == symbol(p.name)), None)
             if part is None:
                 rows.append(row)
             else:
@@ -127,8 +124,7 @@ class FpgaExecutor:
         stream = self._bytes("program.bin", program.stream)
         params = self._bytes("params.bin", part.params)
         g = self.accelerator.geometry
-        words = sum(-(-len(t.scales) // g.banks) for t in part.outputs) * -(-program.tokens // g.tokens)
-        sizes = [_up(len(params), g.bus), self._input_bytes(part, program), words * g.word_bytes]
+        sizes = [_up(len(params), g.bus), program.input_bytes, program.output_bytes]
         starts = [0, sizes[0], sizes[0] + sizes[1]]
         with Device(self._kind, g, sum(sizes), self.accelerator.timing) as device:
             for index, (start, size) in enumerate(zip(starts, sizes, strict=True)):
@@ -154,12 +150,6 @@ class FpgaExecutor:
     def _key_entries(self, program: Program) -> int:
         """Entries a list of keys has: whole blocks of rows."""
         return -(-program.tokens // self.accelerator.geometry.pes) * self.accelerator.geometry.pes
-
-    def _input_bytes(self, part: Part, program: Program) -> int:
-        g = self.accelerator.geometry
-        widths = [*(len(t.scales) for t in part.inputs), *(program.tokens for _ in part.squares)]
-        words = sum(-(-width // g.banks) for width in widths) * -(-program.tokens // g.tokens)
-        return words * g.word_bytes + 8 * self._key_entries(program) * len(part.keys)
 
     def _image(
         self, part: Part, program: Program, inputs: Sequence[np.ndarray], masks: Sequence[np.ndarray]

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from espalier.codegen import llvm
 from espalier.codegen.fpga.calibration import calibrate
-from espalier.codegen.fpga.costs import costs
+from espalier.codegen.fpga.emit import emit
 from espalier.codegen.fpga.integer import IntPart, LinearStep, quantise
-from espalier.codegen.fpga.program import Builder, CapacityError, Pool, Program
+from espalier.codegen.fpga.program import Builder, Pool, Program
 from espalier.codegen.generator import Product, Request
 from espalier.errors import ModelError
-from espalier.passes.partition import PADDING
-from espalier.passes.state import State
-from espalier.runtime import accelerator as runtime
 from espalier.schedules.fpga.graph import Part
-from espalier.targets.fpga import latency
+from espalier.schedules.fpga.memory import CapacityError
+from espalier.schedules.fpga.plan import Planned, choose
+from espalier.targets.fpga import accelerator
 from espalier.targets.fpga.target import Fpga
+
+if TYPE_CHECKING:
+    from espalier.passes.state import State
 
 DUMPS = (*llvm.DUMPS, "isa")
 CALIBRATED = True
@@ -33,7 +35,8 @@ class _Made:
     """A part with its programs, shortest first."""
 
     ints: IntPart
-    programs: tuple[tuple[int, Program], ...]
+    programs: tuple[tuple[int, Program, Planned], ...]
+    """With the tokens of a sequence, and what was planned."""
     params: bytes
 
 
@@ -64,7 +67,7 @@ def generate(state: State, target: Fpga, request: Request) -> Product:
         dumps,
         {"program.bin": bytes(stream), "params.bin": bytes(params)},
         {
-            "accelerator": runtime.Accelerator(
+            "accelerator": accelerator.Accelerator(
                 "fpga", target.geometry, target.board.mhz, target.timing, tuple(parts)
             )
         },
@@ -76,10 +79,13 @@ def generate(state: State, target: Fpga, request: Request) -> Product:
 def _make(part: Part, ints: IntPart, target: Fpga, request: Request) -> _Made:
     """Programs of every length that fits, all of them where the user has chosen the longest."""
     pool = Pool(target.geometry)
-    programs: list[tuple[int, Program]] = []
+    programs: list[tuple[int, Program, Planned]] = []
     for tokens in _lengths(part):
         try:
-            programs.append((tokens, ints.emit(Builder(target.geometry, pool), tokens)))
+            model = ints.model(target.geometry, tokens)
+            planned = choose(model, target.geometry, target.timing)
+            program = emit(ints, model, planned.plan, Builder(target.geometry, pool))
+            programs.append((tokens, program, planned))
         except CapacityError as error:
             shorter = programs and part.dimension and part.dimension not in request.bounded
             if not shorter:
@@ -111,14 +117,13 @@ def _bounds(made: Sequence[_Made]) -> dict[str, int]:
     return found
 
 
-def _describe(one: _Made, target: Fpga, stream: bytearray, params: bytearray) -> runtime.Part:
+def _describe(one: _Made, target: Fpga, stream: bytearray, params: bytearray) -> accelerator.Part:
     part, ints = one.ints.part, one.ints
-    handed = [name for name in part.masks if name != PADDING]
+    handed = part.handed
     programs = []
-    for tokens, program in one.programs:
-        items = costs(ints, program, tokens, target)
+    for tokens, program, planned in one.programs:
         operations = tuple(
-            runtime.Operation(
+            accelerator.Operation(
                 item.name,
                 layer,
                 item.kind,
@@ -126,17 +131,26 @@ def _describe(one: _Made, target: Fpga, stream: bytearray, params: bytearray) ->
                 item.beats * target.geometry.bus,
                 item.macs,
             )
-            for layer, item in items
+            for layer, item in planned.items
         )
-        total = latency.total([item for _, item in items], target.timing)
-        programs.append(runtime.Program(tokens, _append(stream, program.stream), operations, round(total, 1)))
-    return runtime.Part(
+        span = _append(stream, program.stream)
+        programs.append(
+            accelerator.Program(
+                tokens,
+                span,
+                program.input_bytes,
+                program.output_bytes,
+                operations,
+                round(planned.cycles, 1),
+            )
+        )
+    return accelerator.Part(
         part.name,
         tuple(_tensor(ints, item.name) for item in part.inputs),
         len(handed),
         tuple(handed.index(name) for name in ints.squares),
         tuple(
-            runtime.Keys(
+            accelerator.Keys(
                 handed.index(step.mask) if step.mask in handed else -1,
                 step.unit,
                 int(step.scores.mul),
@@ -150,19 +164,19 @@ def _describe(one: _Made, target: Fpga, stream: bytearray, params: bytearray) ->
     )
 
 
-def _append(image: bytearray, data: bytes) -> runtime.Span:
+def _append(image: bytearray, data: bytes) -> accelerator.Span:
     start = len(image)
     image += data
-    return runtime.Span(start, len(data))
+    return accelerator.Span(start, len(data))
 
 
-def _tensor(ints: IntPart, name: str) -> runtime.Tensor:
-    return runtime.Tensor(tuple(map(float, ints.scales[name])))
+def _tensor(ints: IntPart, name: str) -> accelerator.Tensor:
+    return accelerator.Tensor(tuple(map(float, ints.scales[name])))
 
 
 def _layers(one: _Made, target: Fpga) -> list[Mapping[str, Any]]:
     """The linear layers of a part, for the program nearest to NOMINAL tokens."""
-    tokens = max((t for t, _ in one.programs if t <= NOMINAL), default=one.programs[0][0])
+    tokens = max((t for t, _, _ in one.programs if t <= NOMINAL), default=one.programs[0][0])
     rows = []
     for step in one.ints.steps:
         if isinstance(step, LinearStep):
@@ -183,7 +197,7 @@ def _layers(one: _Made, target: Fpga) -> list[Mapping[str, Any]]:
 def _listing(one: _Made) -> str:
     """The assembly of every program, by operation."""
     lines = []
-    for tokens, program in one.programs:
+    for tokens, program, _ in one.programs:
         lines.append(f"# {one.ints.part.name}, {tokens} tokens, {program.geometry.label}")
         starts = {first: name for name, first, _ in program.sections}
         for number, instruction in enumerate(program.instructions):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from espalier.codegen.fpga.program import HIDE, Builder, CapacityError, KeyParams, Program, Tensor
+from espalier.codegen.fpga.program import HIDE
 from espalier.codegen.fpga.quantise import (
     IntLinear,
     Linear,
@@ -25,8 +25,10 @@ from espalier.codegen.fpga.quantise import (
     multiplier,
 )
 from espalier.schedules.fpga import graph
-from espalier.schedules.fpga.graph import ACTIVATIONS, Part, last_uses
+from espalier.schedules.fpga.graph import ACTIVATIONS, Part
+from espalier.schedules.fpga.memory import CapacityError
 from espalier.schedules.fpga.windows import slots_of, sparse_words
+from espalier.schedules.fpga.work import AttentionWork, LinearWork, Model, NormWork, Work
 from espalier.targets.fpga import isa, latency, semantics
 from espalier.targets.fpga.geometry import Geometry
 from espalier.targets.fpga.semantics import NormParams, Scale
@@ -42,7 +44,6 @@ _MOST_STRIDE = (1 << next(f.bits for f in isa.formats()["LINEAR"].fields if f.na
 _SAMPLED = 32
 """Tokens kept of each sequence to choose the scale before a table."""
 
-Tensors = dict[str, Tensor]
 Arrays = dict[str, np.ndarray]
 
 
@@ -102,20 +103,23 @@ class LinearStep:
         words = self.words(g)
         return min(words, key=lambda name: sum(words[name]))
 
-    def emit(self, b: Builder, tensors: Tensors, _keys: Mapping[str, KeyParams]) -> Tensor:
-        """Append it to a program. Raises CapacityError where it does not fit."""
-        ints = self._chosen(b.geometry)
-        try:
-            return ints.emit(b, tensors[self.x], self.name)
-        except CapacityError as error:
-            raise CapacityError(f"layer {self.layer}: {error}") from None
+    def work(self, g: Geometry, *, streamed: bool) -> LinearWork:
+        """As the planner sees it. Raises CapacityError where it does not fit."""
+        kernel = self.kernel(g)
+        return LinearWork(
+            self.name,
+            self.x,
+            len(self.ints.weight),
+            tuple(self.words(g)[kernel]),
+            kernel == "int8-sparse",
+            self.kept,
+            self.ints.table is not None,
+            self.layer,
+            streamed,
+        )
 
-    def emit_output(self, b: Builder, tensors: Tensors) -> None:
-        """Append it; the result goes straight out. Raises CapacityError where it does not fit."""
-        ints = self._chosen(b.geometry)
-        b.linear_output(tensors[self.x], ints.weight, ints.mask, ints.bias, ints.scale, self.name)
-
-    def _chosen(self, g: Geometry) -> IntLinear:
+    def chosen(self, g: Geometry) -> IntLinear:
+        """The layer with the mask left out where it is run dense."""
         dense = self.kernel(g) == "int8-dense"
         return replace(self.ints, mask=None) if dense else self.ints
 
@@ -138,9 +142,10 @@ class NormStep:
     def __call__(self, values: Arrays, _masks: Arrays) -> np.ndarray:
         return semantics.norm(values[self.x], values[self.residual], self.params, stats=self.stats)
 
-    def emit(self, b: Builder, tensors: Tensors, _keys: Mapping[str, KeyParams]) -> Tensor:
-        """Append it to a program."""
-        return b.norm(tensors[self.x], tensors[self.residual], self.params, stats=self.stats, name=self.name)
+    @property
+    def work(self) -> NormWork:
+        """As the planner sees it."""
+        return NormWork(self.name, self.x, self.residual, len(self.params.gamma), self.stats)
 
 
 @dataclass(frozen=True)
@@ -184,13 +189,10 @@ class AttentionStep:
             parts.append(semantics.linear(e, v[:, s].T, np.zeros(1, np.int64), by_token))
         return np.concatenate(parts, 1)
 
-    def emit(self, b: Builder, tensors: Tensors, keys: Mapping[str, KeyParams]) -> Tensor:
-        """Append it to a program."""
-        q, k, v = (tensors[name] for name in self.inputs)
-        hidden = tensors[self.mask] if self.mask is not None and self.square else None
-        return b.attention(
-            q, k, v, self.heads, self.scores, self.exponential, self.name, keys.get(self.name), hidden
-        )
+    def work(self, features: int) -> AttentionWork:
+        """As the planner sees it."""
+        hidden = self.mask if self.mask is not None and self.square else ""
+        return AttentionWork(self.name, self.query, self.key, self.value, features, self.heads, hidden)
 
 
 Step = LinearStep | NormStep | AttentionStep
@@ -224,29 +226,22 @@ class IntPart:
             values[step.name] = step(values, masks)
         return {name: values[name] for name in self.part.outputs}
 
-    def emit(self, builder: Builder, tokens: int) -> Program:
-        """The program for sequences of `tokens`.
+    def model(self, g: Geometry, tokens: int) -> Model:
+        """What the planner is given. Raises CapacityError where a layer does not fit the geometry."""
+        inputs = [(item.name, item.features) for item in self.part.inputs]
+        streamed = self._streamed(g, tokens)
+        steps: list[Work] = []
+        for step in self.steps:
+            if isinstance(step, LinearStep):
+                steps.append(step.work(g, streamed=step is streamed))
+            elif isinstance(step, NormStep):
+                steps.append(step.work)
+            else:
+                steps.append(step.work(len(self.scales[step.name])))
+        squares = [(name, tokens) for name in self.squares]
+        return Model(tokens, (*inputs, *squares), tuple(steps), self.part.outputs)
 
-        Region 1 holds the inputs in order, then `squares`, then the parameters of the keys of each of
-        `masked`; region 2 the outputs. Raises CapacityError where something does not fit the geometry.
-        """
-        tensors = {i.name: builder.input(tokens, i.features, f"input {i.name}") for i in self.part.inputs}
-        for name in self.squares:
-            tensors[name] = builder.input(tokens, tokens, f"input {name}")
-        keys = {step.name: builder.key_params(tokens) for step in self.masked}
-        last = last_uses(self.steps, self.part.outputs)
-        streamed = self.streamed(builder.geometry, tokens)
-        for index, step in enumerate(self.steps):
-            if step is streamed:
-                streamed.emit_output(builder, tensors)
-                return _finished(builder)
-            tensors[step.name] = step.emit(builder, tensors, keys)
-            builder.free(*(tensors[name] for name, use in last.items() if use == index))
-        for name in self.part.outputs:
-            builder.output(tensors[name], f"output {name}")
-        return _finished(builder)
-
-    def streamed(self, g: Geometry, tokens: int) -> LinearStep | None:
+    def _streamed(self, g: Geometry, tokens: int) -> LinearStep | None:
         """The last layer, where its result would fill the chip: it is stored while it is computed."""
         step = self.steps[-1]
         if not isinstance(step, LinearStep) or step.ints.activation != "NONE":
@@ -254,17 +249,6 @@ class IntPart:
         stride = slots_of(len(step.ints.weight), g)
         is_large = 2 * stride * -(-tokens // g.tokens) > g.act_depth or stride > _MOST_STRIDE
         return step if self.part.outputs == (step.name,) and is_large else None
-
-
-def _finished(builder: Builder) -> Program:
-    """The program. Raises CapacityError where a tensor is too large for the fields of an instruction."""
-    program = builder.finish()
-    for instruction in program.instructions:
-        try:
-            instruction.encode()
-        except ValueError as error:
-            raise CapacityError(str(error)) from None
-    return program
 
 
 class Ranges:

@@ -1,17 +1,19 @@
-"""Builds the program of a model from its int8 operations: memory on chip, weight words, instructions, tokens.
+"""Builds the program of a model from its int8 operations: weight words, instructions, tokens.
 
-Activations stay on chip from the input to the output. Weights and parameters stream through rings of
-their memories; the tokens that `with_tokens` puts in make a load wait only for the words it overwrites, so
-loads run ahead of the array as far as the rings reach.
+Weights and parameters stream through rings of their memories; the tokens that `with_tokens` puts in make a
+load wait only for the words it overwrites, so loads run ahead of the array as far as the rings reach.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from espalier.codegen.fpga.tokens import check_tokens, with_tokens
+from espalier.schedules.fpga.memory import CapacityError, Memory, Outside, Tensor
+from espalier.schedules.fpga.walk import INPUTS, OUTPUTS
 from espalier.schedules.fpga.windows import Words, dense_words, slots_of, sparse_words, to_bytes
 from espalier.targets.fpga import isa
 from espalier.targets.fpga.geometry import Geometry
@@ -19,36 +21,13 @@ from espalier.targets.fpga.isa import Instruction
 from espalier.targets.fpga.layout import param_words
 from espalier.targets.fpga.semantics import Activation, NormParams, Scale
 
-CONSTANTS, INPUTS, OUTPUTS = 0, 1, 2
-"""Regions of external memory."""
+CONSTANTS = 0
+"""Region of external memory beside INPUTS and OUTPUTS."""
 _RING_SHARE = 16
 """A ring never holds more loads than this, so that tokens stay below their limit."""
-_STORED_BLOCKS = 4
-"""Blocks of rows computed before they are stored, where a result goes straight out."""
-
 
 HIDE = NormParams(a=np.array(256), b=np.array(512), gamma=np.array(128), beta=np.array(0), eps=0, shift=7)
 """Scores plus twice a mask of 0 and -128: what the mask hides falls to -128, the rest stays."""
-
-
-class CapacityError(ValueError):
-    """A model that does not fit the memories of the geometry."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """Activations on chip: int8 `[tokens, features]` in tiles."""
-
-    base: int
-    stride: int
-    tiles: int
-    tokens: int
-    features: int
-
-    @property
-    def words(self) -> int:
-        """Activation words."""
-        return self.tiles * self.stride
 
 
 @dataclass(frozen=True)
@@ -61,6 +40,21 @@ class KeyParams:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """Where an attention's parameters and table lie on chip."""
+
+    params: int
+    """Of the scores' rows."""
+    zero: int
+    """Of the context's rows."""
+    hiding: int
+    """Of the sum that hides keys."""
+    table: int
+    by_key: bool
+    """Every key has its own."""
+
+
+@dataclass(frozen=True)
 class Program:
     """A finished program and what it needs around it."""
 
@@ -69,7 +63,9 @@ class Program:
     constants: bytes
     """Region 0."""
     input_bytes: int
+    """Region 1."""
     output_bytes: int
+    """Region 2: the outputs, then what is stored to be loaded again."""
     sections: tuple[tuple[str, int, int], ...]
     """Operations in order: a name and the range of its instructions."""
 
@@ -150,7 +146,7 @@ class Builder:
 
     def __post_init__(self) -> None:
         self._pool = self.pool or Pool(self.geometry)
-        self._free = [(0, self.geometry.act_depth)]
+        self._memory = Memory(self.geometry)
         self._weights = _Ring("weight", self.geometry.wgt_depth)
         self._params = _Ring("parameter", self.geometry.par_depth)
         self._table = 0
@@ -159,29 +155,16 @@ class Builder:
 
     def tensor(self, tokens: int, features: int) -> Tensor:
         """Room on chip. Raises CapacityError when there is none."""
-        stride = slots_of(features, self.geometry)
-        tiles = -(-tokens // self.geometry.tokens)
-        words = stride * tiles
-        for index, (low, high) in enumerate(self._free):
-            if high - low >= words:
-                self._free[index] = (low + words, high)
-                return Tensor(low, stride, tiles, tokens, features)
-        room = sum(high - low for low, high in self._free)
-        raise CapacityError(
-            f"{tokens} x {features} activations need {words} words in one piece; {room} of the "
-            f"{self.geometry.act_depth} on chip are free"
-        )
+        return self._memory.take(tokens, features)
 
     def free(self, *tensors: Tensor) -> None:
         """Give tensors' room back; what is built later may overwrite them."""
-        spans = sorted([*self._free, *((t.base, t.base + t.words) for t in tensors)])
-        merged = [spans[0]]
-        for low, high in spans[1:]:
-            if low == merged[-1][1]:
-                merged[-1] = (merged[-1][0], high)
-            else:
-                merged.append((low, high))
-        self._free = [span for span in merged if span[1] > span[0]]
+        self._memory.free(*tensors)
+
+    def reserve(self, input_words: int, output_words: int) -> None:
+        """Activation words at the beginning of regions 1 and 2 that are spoken for."""
+        self._inputs = input_words * self.geometry.word_bytes
+        self._outputs = output_words * self.geometry.word_bytes
 
     def _constant(self, data: np.ndarray) -> int:
         """The beat of region 0 where a copy of `data` begins."""
@@ -223,11 +206,9 @@ class Builder:
 
     def input(self, tokens: int, features: int, name: str = "input") -> Tensor:
         """A tensor read from region 1, laid out by `to_tiles`; inputs lie one after the other."""
-        first = len(self._program)
         out = self.tensor(tokens, features)
-        self._load("ACT", out.base, self._inputs // self.geometry.bus, out.words, INPUTS)
+        self.load(out, self._place(INPUTS, self._inputs, out), name)
         self._inputs += out.words * self.geometry.word_bytes
-        self._section(name, first)
         return out
 
     def key_params(self, tokens: int) -> KeyParams:
@@ -240,10 +221,41 @@ class Builder:
 
     def output(self, x: Tensor, name: str = "output") -> None:
         """Write a tensor to region 2, after the outputs before it."""
-        first = len(self._program)
-        dram = self._outputs // self.geometry.bus
-        self._emit("STORE", mem=0, region=OUTPUTS, sram=x.base, dram=dram, count=x.words, rows=1)
+        self.store(x, self._place(OUTPUTS, self._outputs, x), name)
         self._outputs += x.words * self.geometry.word_bytes
+
+    def load(self, x: Tensor, place: Outside, name: str = "load") -> None:
+        """Fill a tensor from external memory."""
+        self._copy("LOAD", x, place, name)
+
+    def store(self, x: Tensor, place: Outside, name: str = "store") -> None:
+        """Write a tensor to external memory."""
+        self._copy("STORE", x, place, name)
+
+    def settle(self, x: Tensor) -> None:
+        """Let compute wait for the stores so far, of which `x` is the last: only compute gives loads tokens.
+
+        It does so in a TURN of a word of `x`, whose result nobody reads.
+        """
+        at = self._weights.take(self.geometry.passes)
+        self._emit("TURN", slots=1, tiles=1, weights=at, input=x.base, input_stride=1)
+
+    def _place(self, region: int, start: int, x: Tensor) -> Outside:
+        return Outside(region, start // self.geometry.word_bytes, x.stride)
+
+    def _copy(self, op: str, x: Tensor, place: Outside, name: str) -> None:
+        beats, first = self.geometry.beats("ACT"), len(self._program)
+        whole = x.stride == place.stride
+        self._emit(
+            op,
+            mem=isa.names("memory")["ACT"],
+            region=place.region,
+            sram=x.base,
+            dram=place.first * beats,
+            count=x.words if whole else x.stride,
+            rows=1 if whole else x.tiles,
+            stride=0 if whole else place.stride * beats,
+        )
         self._section(name, first)
 
     def linear(
@@ -256,13 +268,14 @@ class Builder:
         activation: Activation = "NONE",
         table: np.ndarray | None = None,
         name: str = "linear",
+        out: Tensor | None = None,
     ) -> Tensor:
-        """`semantics.linear`; `mask` bool `[N, K]` of the kept weights, or None for dense.
+        """`semantics.linear`; `mask` bool `[N, K]` of the kept weights, or None for dense. `out`: where to.
 
         Raises ValueError where the rows that the array computes at once have more than one table.
         """
         first = len(self._program)
-        out = self.tensor(x.tokens, len(weight))
+        out = out or self.tensor(x.tokens, len(weight))
         rows = _Rows(weight, mask, _entries(bias, scale, len(weight)), activation, table, name)
         self._rows(x, rows, 0, out)
         self._section(name, first)
@@ -277,32 +290,43 @@ class Builder:
         scale: Scale,
         name: str = "decoder",
     ) -> None:
-        """`semantics.linear` whose result, too large to stay on chip, goes to region 2 as `output` writes it.
+        """`semantics.linear` whose result, too large for the chip, goes to region 2 as `output` writes it."""
+        parts = self._memory.parts(x, len(weight))
+        stride = slots_of(len(weight), self.geometry)
+        place = Outside(OUTPUTS, self._outputs // self.geometry.word_bytes, stride)
+        self.linear_stream(x, weight, mask, bias, scale, parts, place, name)
+        self.free(*parts)
+        self._outputs += x.tiles * stride * self.geometry.word_bytes
 
-        Parts of it are computed and stored in turn, in two places.
-        """
+    def linear_stream(
+        self,
+        x: Tensor,
+        weight: np.ndarray,
+        mask: np.ndarray | None,
+        bias: np.ndarray,
+        scale: Scale,
+        parts: Sequence[Tensor],
+        place: Outside,
+        name: str = "decoder",
+    ) -> None:
+        """`semantics.linear` of which as many rows as fit `parts` are computed and stored in turn."""
         g, first = self.geometry, len(self._program)
-        count = len(weight)
+        count, step = len(weight), parts[0].features
         rows = _Rows(weight, mask, _entries(bias, scale, count), "NONE", None, name)
-        stride = slots_of(count, g)
-        room = max(high - low for low, high in self._free) // (2 * x.tiles)
-        step = max(1, min(room * g.banks // g.pes, _STORED_BLOCKS)) * g.pes
-        places = [self.tensor(x.tokens, min(step, count)) for _ in range(1 + (count > step))]
         for index, row in enumerate(range(0, count, step)):
             features = min(step, count - row)
-            out = replace(places[index % 2], features=features, stride=slots_of(features, g))
+            out = replace(parts[index % len(parts)], features=features, stride=slots_of(features, g))
             self._rows(x, rows, row, out)
+            at = place.at(0, row // g.banks)
             self._emit(
                 "STORE",
-                region=OUTPUTS,
+                region=at.region,
                 sram=out.base,
-                dram=self._outputs // g.bus + row // g.banks * g.beats("ACT"),
+                dram=at.first * g.beats("ACT"),
                 count=out.stride,
                 rows=out.tiles,
-                stride=stride * g.beats("ACT"),
+                stride=at.stride * g.beats("ACT"),
             )
-        self.free(*places)
-        self._outputs += x.tiles * stride * g.word_bytes
         self._section(name, first)
 
     def _rows(self, x: Tensor, rows: _Rows, start: int, out: Tensor) -> None:
@@ -357,15 +381,28 @@ class Builder:
         feature of the result has the scale of its value feature. With `keys` the host gives scale and bias
         of every key. `hidden [tokens, tokens]` is -128 where a query must not see a key, else 0.
         """
-        g = self.geometry
-        size = query.features // heads
-        tokens = query.tokens
-        out = self.tensor(tokens, query.features)
-        scores = self.tensor(tokens, tokens)
-        first = len(self._program)
+        out = self.tensor(query.tokens, query.features)
+        scores = self.tensor(query.tokens, key.tokens)
+        setting = self.attention_setting(key.tokens, scale, table, name, keys, hides=hidden is not None)
+        self.attend(query, key, value, heads, setting, scores, out, hidden, name)
+        self.free(scores)
+        return out
+
+    def attention_setting(
+        self,
+        tokens: int,
+        scale: Scale,
+        table: np.ndarray,
+        name: str = "attention",
+        keys: KeyParams | None = None,
+        *,
+        hides: bool = False,
+    ) -> Setting:
+        """Load what every head and query of an attention over so many `tokens` takes."""
+        g, first = self.geometry, len(self._program)
         # one piece, as all of it stays until the last head is done
         block = g.pes // g.params_per_word
-        hide = np.zeros(0, np.uint64) if hidden is None else self._norm_entries(HIDE, tokens)
+        hide = self._norm_entries(HIDE, tokens) if hides else np.zeros(0, np.uint64)
         count = (block if keys is None else keys.words) + block
         params = self._params.take(count + len(param_words(hide, g)))
         zero, hiding = params + count - block, params + count
@@ -378,6 +415,24 @@ class Builder:
         if len(hide):
             self._load_params(hide, hiding)
         self._section(f"{name}.params", first)
+        return Setting(params, zero, hiding, which, keys is not None)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        heads: int,
+        setting: Setting,
+        scores: Tensor,
+        out: Tensor,
+        hidden: Tensor | None = None,
+        name: str = "attention",
+    ) -> None:
+        """As `attention`, of these heads and queries over all keys; `scores [queries, keys]` is room."""
+        g = self.geometry
+        size = query.features // heads
+        tokens = key.tokens
         for head in range(heads):
             # a head need not begin at bank 0: its first slot holds features of the head before, too
             slot, skip = divmod(head * size, g.banks)
@@ -406,18 +461,18 @@ class Builder:
                     input_stride=query.stride,
                     output=scores.base + row // g.banks,
                     output_stride=scores.stride,
-                    params=params if keys is None else params + row // g.params_per_word,
+                    params=setting.params + setting.by_key * (row // g.params_per_word),
                     row_end=min(g.pes, tokens - row),
                 )
             self._section(f"{name}.scores", first)
             first = len(self._program)
             if hidden is not None:
-                self._norm(scores, hidden, scores, HIDE, hiding, stats=False)
+                self._norm(scores, hidden, scores, HIDE, setting.hiding, stats=False)
                 self._section(f"{name}.hide", first)
                 first = len(self._program)
             self._emit(
                 "SOFTMAX",
-                table=which,
+                table=setting.table,
                 tiles=scores.tiles,
                 count=tokens,
                 input=scores.base,
@@ -450,20 +505,25 @@ class Builder:
                     input_stride=scores.stride,
                     output=out.base + slot + here,
                     output_stride=out.stride,
-                    params=zero,
+                    params=setting.zero,
                     row_first=skip if row == 0 else 0,
                     row_end=min(g.pes, skip + size - row),
                 )
             self._section(f"{name}.context", first)
-        self.free(scores)
-        return out
 
     def norm(
-        self, x: Tensor, residual: Tensor, params: NormParams, *, stats: bool, name: str = "norm"
+        self,
+        x: Tensor,
+        residual: Tensor,
+        params: NormParams,
+        *,
+        stats: bool,
+        name: str = "norm",
+        out: Tensor | None = None,
     ) -> Tensor:
-        """`semantics.norm`."""
+        """`semantics.norm`. `out`: where to."""
         first = len(self._program)
-        out = self.tensor(x.tokens, x.features)
+        out = out or self.tensor(x.tokens, x.features)
         at = self._load_params(self._norm_entries(params, x.features))
         self._norm(x, residual, out, params, at, stats=stats)
         self._section(name, first)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espalier.codegen.fpga.program import Builder, Tensor
 from espalier.targets.fpga import semantics
 from espalier.targets.fpga.semantics import Activation, NormParams, Scale
 
@@ -58,12 +57,6 @@ class IntLinear:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """int8 `[M, K]` to int8 `[M, N]`."""
         return semantics.linear(x, self.weight, self.bias, self.scale, self.activation, self.table)
-
-    def emit(self, builder: Builder, x: Tensor, name: str) -> Tensor:
-        """The same on the accelerator."""
-        return builder.linear(
-            x, self.weight, self.mask, self.bias, self.scale, self.activation, self.table, name
-        )
 
 
 def int_linear(

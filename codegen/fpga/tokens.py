@@ -6,6 +6,7 @@ the k-th given, so an order of program positions ("clock") is known for every in
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -79,31 +80,78 @@ def with_tokens(program: Sequence[Instruction], geometry: Geometry) -> list[Inst
     `program` has neither of them, and no tokens. Raises TokenError where a load and a store conflict and no
     compute instruction stands between them to pass the token on.
     """
-    flags: list[dict[str, int]] = [{} for _ in program]
-    histories = [_History() for _ in QUEUES]
-    clocks = _Clocks.start()
-    at: list[np.ndarray] = []
-    for n, instruction in enumerate(program):
-        q = _queue(instruction)
-        items = accesses(instruction, geometry)
+    work = _Tokens(program, geometry)
+    for n in range(len(program)):
+        work.order(n)
+    body = [replace(i, values={**i.values, **f}) for i, f in zip(program, work.flags, strict=True)]
+    return [geometry.start(), *body, Instruction("FINISH")]
+
+
+class _Tokens:
+    """Puts tokens into a program, an instruction after the other."""
+
+    def __init__(self, program: Sequence[Instruction], geometry: Geometry) -> None:
+        self._program, self._geometry = program, geometry
+        self.flags: list[dict[str, int]] = [{} for _ in program]
+        self._histories = [_History() for _ in QUEUES]
+        self._positions: list[list[int]] = [[] for _ in QUEUES]
+        self._at: list[np.ndarray] = []
+        """What each instruction knows to be done when it begins, itself included."""
+        self._givers: dict[tuple[int, int], int] = {}
+        """Who gives an instruction its token from a queue."""
+
+    def order(self, n: int) -> None:
+        """Let instruction `n` wait for what it conflicts with."""
+        q = _queue(self._program[n])
+        items = accesses(self._program[n], self._geometry)
+        before = self._positions[q]
+        known = self._at[before[-1]].copy() if before else np.full(len(QUEUES), -1)
+        known[q] = n
+        self._at.append(known)
+        before.append(n)
         # neighbours first: what they know may cover the queue beyond them
         for other in sorted({0, 1, 2} - {q}, key=lambda o: abs(o - q)):
-            needed = histories[other].last(items, int(clocks.known[q][other]))
-            if needed <= clocks.known[q][other]:
-                continue
-            if (other, q) not in _CHANNELS:
-                raise TokenError(
-                    n, f"conflicts with {program[needed].text()!r} of a queue that gives it no tokens"
-                )
-            give, take = _CHANNELS[other, q]
-            flags[needed][give] = flags[n][take] = 1
-            clocks.known[q] = np.maximum(clocks.known[q], at[needed])
-        clocks.known[q] = clocks.known[q].copy()
-        clocks.known[q][q] = n
-        at.append(clocks.known[q])
-        histories[q].add(n, items)
-    body = [replace(i, values={**i.values, **flag}) for i, flag in zip(program, flags, strict=True)]
-    return [geometry.start(), *body, Instruction("FINISH")]
+            known = int(self._at[n][other])
+            needed = self._histories[other].last(items, known)
+            if needed > known:
+                self._wait(n, needed)
+        self._histories[q].add(n, items)
+
+    def _wait(self, taker: int, giver: int) -> None:
+        """Let `taker` begin after `giver` is done."""
+        channel = (_queue(self._program[giver]), _queue(self._program[taker]))
+        if channel in _CHANNELS:
+            self._give(giver, taker, channel)
+        else:
+            between = self._between(taker, giver, channel)
+            if self._at[between][channel[0]] < giver:
+                self._give(giver, between, (channel[0], 1))
+            if self._at[taker][1] < between:
+                self._give(between, taker, (1, channel[1]))
+            self._at[taker] = np.maximum(self._at[taker], self._at[between])
+
+    def _between(self, taker: int, giver: int, channel: tuple[int, int]) -> int:
+        """The first compute instruction that can pass a token on, as its queue takes them in order."""
+        compute = self._positions[1]
+        for n in compute[bisect(compute, giver) :]:
+            later = (self._givers.get((m, channel[0])) for m in compute[bisect(compute, n) :])
+            if all(other is None or other > giver for other in later):
+                return n
+        raise TokenError(
+            taker, f"conflicts with {self._program[giver].text()!r} of a queue that gives it no tokens"
+        )
+
+    def _give(self, giver: int, taker: int, channel: tuple[int, int]) -> None:
+        """A token from one to the other; one that the taker had from the same queue comes later then."""
+        give, take = _CHANNELS[channel]
+        known = self._givers.get((taker, channel[0]))
+        if known is not None:
+            del self.flags[known][give]
+        self.flags[giver][give] = self.flags[taker][take] = 1
+        self._givers[taker, channel[0]] = giver
+        q = _queue(self._program[taker])
+        for n in self._positions[q][bisect(self._positions[q], taker - 1) :]:
+            self._at[n] = np.maximum(self._at[n], self._at[giver])
 
 
 def check_tokens(program: Sequence[Instruction], geometry: Geometry) -> None:

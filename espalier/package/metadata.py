@@ -9,8 +9,8 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from espalier.errors import DataError
-from espalier.runtime.accelerator import Accelerator
 from espalier.runtime.signature import Signature, Tensor
+from espalier.targets.fpga.accelerator import Accelerator
 
 if TYPE_CHECKING:
     from espalier.targets.target import Target

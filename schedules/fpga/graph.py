@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from espalier.targets.fpga.accelerator import symbol
+
 Values = Mapping[str, np.ndarray]
+
+PADDING = "padding"
+"""The mask that the runtime makes itself where sequences may be shorter than the program's."""
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
@@ -199,6 +204,16 @@ class Part:
     """Every sequence has that many tokens."""
     dimension: str = ""
     """The named dimension that counts tokens, where it is one by itself."""
+
+    @property
+    def symbol(self) -> str:
+        """Under which the host's code calls it."""
+        return symbol(self.name)
+
+    @property
+    def handed(self) -> tuple[str, ...]:
+        """Masks that the host hands over."""
+        return tuple(name for name in self.masks if name != PADDING)
 
     def features(self, name: str) -> int:
         """Features of a tensor of the part."""

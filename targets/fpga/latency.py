@@ -108,11 +108,11 @@ def turn(tiles: int, slots: int, passes: int) -> float:
     return tiles * slots * (1 + passes) + 1
 
 
-def softmax(name: str, tokens: int, g: Geometry) -> Cost:
-    """SOFTMAX of a square of scores."""
+def softmax(name: str, tokens: int, g: Geometry, queries: int | None = None) -> Cost:
+    """SOFTMAX of the scores of `queries`, else of all tokens, over all tokens."""
     steps = math.ceil(tokens / g.banks) * g.banks // g.width
     each = 2 * steps + _SOFTMAX_MOST + _SOFTMAX_OUT + _DIVIDE
-    return Cost(name, "softmax", tiles_of(tokens, g) * each + _VECTOR)
+    return Cost(name, "softmax", tiles_of(queries or tokens, g) * each + _VECTOR)
 
 
 def norm(name: str, tokens: int, features: int, g: Geometry, *, stats: bool) -> Cost:
@@ -123,10 +123,12 @@ def norm(name: str, tokens: int, features: int, g: Geometry, *, stats: bool) -> 
     return Cost(name, "norm", tiles_of(tokens, g) * each + _VECTOR + 2, words * g.beats("PAR"))
 
 
-def attention(name: str, tokens: int, features: int, heads: int, g: Geometry) -> list[Cost]:
-    """The two products and the softmax of all heads, one after the other."""
+def attention(
+    name: str, tokens: int, features: int, heads: int, g: Geometry, queries: int | None = None
+) -> list[Cost]:
+    """The two products and the softmax of all heads, one after the other; of some `queries`, else of all."""
     size = features // heads
-    tiles = tiles_of(tokens, g)
+    tiles, rows = tiles_of(tokens, g), tiles_of(queries or tokens, g)
     drain = g.pes / g.width
     turns = products = 0.0
     for head in range(heads):
@@ -134,17 +136,17 @@ def attention(name: str, tokens: int, features: int, heads: int, g: Geometry) ->
         slots = math.ceil((skip + size) / g.banks)
         for first in range(0, tokens, g.pes):
             turns += turn(min(g.pes // g.tokens, tiles - first // g.tokens), slots, g.passes)
-            products += tiles * max(slots * g.passes, drain) + drain + _PIPE
+            products += rows * max(slots * g.passes, drain) + drain + _PIPE
         for first in range(0, skip + size, g.pes):
             turns += turn(
                 tiles, min(g.pes, skip + size - first + g.banks - 1) // g.banks, g.tokens // g.lanes
             )
-            products += tiles * max(math.ceil(tokens / g.banks) * g.passes, drain) + drain + _PIPE
+            products += rows * max(math.ceil(tokens / g.banks) * g.passes, drain) + drain + _PIPE
     # each product waits for the TURN before it: two starts of a queue
-    soft = softmax(f"{name}.softmax", tokens, g)
+    soft = softmax(f"{name}.softmax", tokens, g, queries)
     return [
         Cost(f"{name}.turn", "turn", turns),
-        Cost(f"{name}.products", "linear", products, macs=2 * tokens * tokens * features),
+        Cost(f"{name}.products", "linear", products, macs=2 * (queries or tokens) * tokens * features),
         Cost(soft.name, "softmax", heads * soft.compute),
     ]
 

@@ -105,3 +105,13 @@ def test_overflow_is_found():
 def test_load_after_store_needs_compute_between():
     with pytest.raises(TokenError, match="gives it no tokens"):
         with_tokens([store(0, 4), load(0, 0, 4)], G)
+
+
+def test_a_load_waits_for_a_store_through_the_compute_instruction_between_them():
+    body = [linear(), store(100, 2), store(102, 2, dram=8), linear(out=300), load(0, 200, 10, region=2)]
+    program = with_tokens(body, G)
+    check_tokens(program, G)
+    assert program[3]["push_prev"] and not program[2]["push_prev"]  # the later of the two stores
+    assert program[4]["pop_next"] and program[4]["push_prev"] and program[5]["pop_next"]
+    with pytest.raises(TokenError, match="gives it no tokens"):
+        with_tokens([*body[:3], body[4]], G)

@@ -9,6 +9,11 @@ from espalier.targets.fpga.geometry import Geometry
 from espalier.targets.fpga.simulator import Timing
 
 
+def symbol(part: str) -> str:
+    """The name under which the host's code calls a part."""
+    return f"espalier.{part}"
+
+
 @dataclass(frozen=True)
 class Span:
     """Bytes of a member of the package."""
@@ -58,6 +63,10 @@ class Program:
     tokens: int
     stream: Span
     """In program.bin."""
+    input_bytes: int
+    """Of region 1: the inputs, masks over queries and keys, the parameters of attentions' keys."""
+    output_bytes: int
+    """Of region 2: the outputs, then what is stored for a while."""
     operations: tuple[Operation, ...]
     cycles: float
     """Of the whole, as the latency model says."""
