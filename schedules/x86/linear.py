@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from espalier.schedules.linear import LinearKernel, LinearWork
 from espalier.schedules.x86 import int8_linear
 from espalier.schedules.x86.column_lists import Uniform, kept_by_block, uniform
+from espalier.schedules.x86.select_linear import TOKENS as SELECT_TOKENS
+from espalier.schedules.x86.select_linear import SelectLinear
+from espalier.schedules.x86.select_shape import select_shape
 from espalier.schedules.x86.tile_linear import TileLinear
 from espalier.schedules.x86.tile_shape import MAX_COLUMNS, Lists, TileShape
 from espalier.schedules.x86.token_linear import TokenLinear
@@ -81,10 +84,12 @@ def _over_tokens(work: LinearWork, cpu: Cpu) -> list[LinearKernel]:
         return found
     height = _lane_height(work.structure, lanes)
     shape = TokenShape(work.n, work.k, height, dense=False)
-    return [
-        *found,
-        TokenLinear(work, cpu, shape, tokens, kept_by_block(work.structure, work.n, work.k, height)),
-    ]
+    kept = kept_by_block(work.structure, work.n, work.k, height)
+    found.append(TokenLinear(work, cpu, shape, tokens, kept))
+    selected = select_shape(work.structure, work.n, work.k)
+    if selected is not None and cpu.isa in SELECT_TOKENS:
+        found.append(SelectLinear(work, cpu, selected, SELECT_TOKENS[cpu.isa]))
+    return found
 
 
 def _lane_height(structure: Structure, lanes: int) -> int:

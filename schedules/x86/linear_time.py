@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from espalier.schedules.linear import Activation, LinearWork
 from espalier.schedules.x86.column_lists import uniform
+from espalier.schedules.x86.select_shape import SelectShape
 from espalier.schedules.x86.tile_shape import TileShape
 from espalier.schedules.x86.token_shape import TokenShape
 from espalier.targets.cpu import Cpu, Isa
@@ -28,6 +29,8 @@ ACTIVATION_OPS: dict[Activation, int] = {
 """Vector operations of an activation (schedules/x86/vmath.py); a division counts 6."""
 NARROW_TOKENS = 8
 """A last tile of so many tokens or fewer is done with vectors of 4 lanes."""
+SELECT_OPS = 8
+"""What a vector of weights costs each token where lanes select, in vector operations: measured on Zen 1."""
 RAGGED_PADDING = 1.04
 """Entries of ragged lists with those that pad groups (unstructured, 50 to 95 %)."""
 
@@ -115,6 +118,24 @@ def token_milliseconds(
     cycles += _end_cycles(cpu, work.epilogue.activation, work.n * m / 16)
     jobs = shape.blocks * -(-m // tokens)
     return _milliseconds(cpu, cycles, shape.blocks * shape.lanes * entries * 4, jobs, threads)
+
+
+def select_milliseconds(
+    work: LinearWork, cpu: Cpu, shape: SelectShape, tokens: int, m: int, threads: int
+) -> float:
+    """For m tokens by the kernel that selects in registers, `tokens` of them at once."""
+    whole, rest = divmod(m, tokens)
+    sizes = {tokens: whole} | {1 << bit: rest >> bit & 1 for bit in range(rest.bit_length())}
+    vectors = shape.lanes / cpu.lanes * shape.count * shape.vectors
+    cycles = 0.0
+    for size, count in sizes.items():
+        steps = vectors * SELECT_OPS * size / 2 / _fma(cpu)
+        gather = shape.vectors * 4 * size
+        cycles += count * shape.blocks * (steps + gather + GROUP_CYCLES)
+    cycles += _end_cycles(cpu, work.epilogue.activation, work.n * m / 16)
+    weights = shape.blocks * shape.vectors * shape.count * shape.lanes
+    jobs = shape.blocks * -(-m // tokens)
+    return _milliseconds(cpu, cycles, weights * 4.25, jobs, threads)
 
 
 def _fma(cpu: Cpu) -> float:

@@ -22,6 +22,7 @@ STRUCTURES: dict[str, Structure] = {
     "HP shared": HP(32, 96, 4, 2, 4),
     "unstructured": Unstructured(N * K // 8),
 }
+BITS = {"ymm": 256, "zmm": 512}
 CASES = [(name, layout) for name in STRUCTURES for layout in ("tiles", "tokens")]
 
 
@@ -31,8 +32,8 @@ def kernel(name: str, layout: Layout, core: str) -> LinearKernel:
     return linear_candidates(work, core_classes()[core].cpu)[: 2 if name != "dense" else 1][-1]
 
 
-def inner_loop(assembly: str) -> list[str]:
-    """The loop with the most multiply-adds among those that contain no other."""
+def inner_loops(assembly: str) -> list[list[str]]:
+    """The loops that contain no other."""
     lines = assembly.splitlines()
     labels = {line.split(":")[0]: i for i, line in enumerate(lines) if re.match(r"\.LBB\w+:", line)}
     loops = []
@@ -42,7 +43,12 @@ def inner_loop(assembly: str) -> list[str]:
         body = lines[start + 1 : i]
         if start < i and not any(re.match(r"\.LBB\w+:", inside) for inside in body):
             loops.append(body)
-    return max(loops, key=lambda body: sum("vfmadd" in line and "zmm" in line for line in body))
+    return loops
+
+
+def uses(body: list[str], *words: str) -> int:
+    """Lines with all of the words."""
+    return sum(all(word in line for word in words) for line in body)
 
 
 @pytest.mark.parametrize(("name", "layout"), CASES)
@@ -57,6 +63,20 @@ def test_sse4_equals_float64(name: str, layout: Layout) -> None:
 def test_avx512_keeps_sums_in_registers(name: str, layout: Layout, core: str) -> None:
     chosen = kernel(name, layout, core)
     built = Built(chosen, pruned(chosen.work.structure, N, K), core)
-    body = inner_loop(built.library.mod.inspect_source("asm"))
-    assert sum("vfmadd" in line and "zmm" in line for line in body) >= 16
-    assert not any("rsp" in line and "mm" in line for line in body)
+    loops = inner_loops(built.library.mod.inspect_source("asm"))
+    body = max(loops, key=lambda body: uses(body, "vfmadd", "zmm"))
+    assert uses(body, "vfmadd", "zmm") >= 16
+    assert uses(body, "rsp", "mm") == 0
+
+
+@pytest.mark.parametrize(("core", "register"), [("znver1", "ymm"), ("znver4", "zmm")])
+def test_lanes_select_without_leaving_registers(core: str, register: str) -> None:
+    work = LinearWork(N, K, HP(32, 96, 4, 2), layout="tokens")
+    chosen = next(one for one in linear_candidates(work, core_classes()[core].cpu) if "select" in one.name)
+    built = Built(chosen, pruned(chosen.work.structure, N, K), core)
+    loops = [body for body in inner_loops(built.library.mod.inspect_source("asm")) if uses(body, "vpermilps")]
+    body = min(loops, key=lambda body: uses(body, "vfmadd"))  # of one token
+    weights = uses(body, "vfmadd", register)
+    assert weights == uses(body, "vpermilps", register)
+    assert weights % (2 * 32 * 32 // BITS[register]) == 0 < weights
+    assert uses(body, "vmov", "rsp") == 0
