@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,3 +102,20 @@ def tiny_package() -> Package:
         dims={"batch": {"min": 1, "max": 8}, "length": {"min": 1, "max": 64}},
         layers=[],
     )
+
+
+@pytest.fixture
+def tracker() -> Iterator[str]:
+    """A tracker with a machine that is known as `here`: what tvm.exec.rpc_tracker and rpc_server start."""
+    pytest.importorskip("tornado")
+    pytest.importorskip("cloudpickle")
+    from tvm.rpc.server import Server
+    from tvm.rpc.tracker import Tracker
+
+    one = Tracker("127.0.0.1", port=19190, port_end=19990, silent=True)
+    server = Server(
+        "127.0.0.1", port=20190, port_end=20990, key="here", tracker_addr=("127.0.0.1", one.port), silent=True
+    )
+    yield f"127.0.0.1:{one.port}"
+    server.terminate()
+    one.terminate()

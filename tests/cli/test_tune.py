@@ -19,7 +19,7 @@ import espalier as es
 from espalier.cli.main import run
 from espalier.cli.tune import progress_text
 from espalier.package import Package
-from espalier.search.record_file import HEADER, read_records
+from espalier.search.record_file import HEADER, parse_records, read_records, whole_lines
 from espalier.search.tune import Progress
 from espalier.targets.host import host
 
@@ -193,6 +193,35 @@ def test_an_interruption_keeps_everything() -> None:
         "hint: run the same command again to go on\n"
     )
     assert es.tune("m.onnx", "i", threads=1, trials=len(kept)).trials == len(kept)
+
+
+def test_killed_in_the_middle_nothing_is_lost() -> None:
+    command = ["-m", "espalier", "tune", "m.onnx", "-o", "k", "--threads", "1", "--minutes", "5"]
+    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE)
+    path, deadline = Path("k"), time.monotonic() + 100
+    while time.monotonic() < deadline and (not path.exists() or path.stat().st_size < 900):
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait(timeout=20) == -signal.SIGKILL
+    written = path.read_bytes()
+    kept = parse_records(whole_lines(written), "k")
+    assert len(kept) > 1
+    path.write_bytes(whole_lines(written) + b'{"core":"cut o')  # as if it had come a moment earlier
+    assert es.tune("m.onnx", "k", threads=1, trials=len(kept) + 2).trials == len(kept) + 2
+    assert path.read_bytes().startswith(whole_lines(written))
+    assert len(read_records(path)) == len(kept) + 2
+
+
+@pytest.mark.slow
+def test_another_machine_is_tuned_for(tracker: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--target", host().mcpu, "--threads", "1", "--trials", "4", "--json"]
+    reach = ["--rpc-tracker", tracker, "--rpc-key", "here"]
+    assert run(["tune", "m.onnx", "-o", "far", *options, *reach]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["trials"] == len(read_records(Path("far"))) == 4
+    assert all(task["best"]["ms"] > 0 for task in told["tasks"])
+    assert run(["tune", "m.onnx", "-o", "far", *options, *reach[:3], "hare"]) == 5
+    assert "no machine 'hare'" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
 def test_progress_tells_the_best_so_far_and_the_time_left() -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,7 @@ from espalier.errors import UnavailableError, UsageError
 from espalier.runtime.threads import set_threads
 from espalier.schedules import Epilogue, LinearKernel, LinearWork, linear_candidates
 from espalier.search.measure import Local, arguments_of, build, measure, packed, race
-from espalier.search.remote import connect
+from espalier.search.remote import Remote, connect
 from espalier.sparsity import BP, HP, Dense, Structure, Unstructured
 from espalier.targets.host import host
 
@@ -89,46 +86,72 @@ def test_contestants_take_turns() -> None:
     assert order[4:] == ["a", "a", "b", "b", "b", "b", "a", "a"] * 2
 
 
-@pytest.fixture
-def tracker() -> Iterator[str]:
-    """A tracker with a server that is known as `here`."""
-    pytest.importorskip("tornado")
-    pytest.importorskip("cloudpickle")
-    ports = []
-    for _ in range(2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(free.getsockname()[1])
-    address = f"127.0.0.1:{ports[0]}"
-    servers = [
-        ["tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", str(ports[0])],
-        ["tvm.exec.rpc_server", "--host", "127.0.0.1", "--port", str(ports[1]), "--tracker", address],
-    ]
-    servers[0] += ["--port-end", str(ports[0] + 1)]
-    servers[1] += ["--key", "here"]
-    running = [
-        subprocess.Popen([sys.executable, "-m", *one], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for one in servers
-    ]
-    yield address
-    for process in running:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-@pytest.mark.slow
-def test_another_machine_times_kernels(tracker: str, tmp_path: Path) -> None:
-    kernel, other, *_ = kernels(HP(8, 12, 4, 2), "tiles")
-    deadline = time.monotonic() + 60
+def reached(tracker: str) -> Remote:
+    """The machine `here`, as soon as it is up."""
+    deadline = time.monotonic() + 120
     while True:
         try:
-            machine = connect(host(), 1, tracker, "here")
-            break
+            return connect(host(), 1, tracker, "here")
         except UnavailableError:
             assert time.monotonic() < deadline
             time.sleep(1)
-    times = measure(machine, [other], kernel, 21)
-    assert times.keys() == {kernel, other} and all(0 < ms < 100 for ms in times.values())
+
+
+@pytest.mark.slow
+def test_another_machine_runs_and_times_kernels(tracker: str) -> None:
+    import tvm
+
+    machine = reached(tracker)
+    # all are loaded before the first is run
+    both = [kernels(structure, "tokens")[-1] for structure in (HP(8, 12, 4, 2), BP(8, 12))]
+    modules = [machine.module(kernel) for kernel in both]
+    for kernel, module in zip(both, modules, strict=True):
+        x, *others, y = (
+            tvm.runtime.tensor(one, machine.session.cpu()) if isinstance(one, np.ndarray) else one
+            for one in arguments_of(kernel, 21)
+        )
+        module["kernel"](x, *others, y)
+        bias, residual = (one.numpy() for one in others[-2:])
+        wanted = np.maximum(x.numpy() @ packed(kernel.work).unpack().T + bias, 0) + residual
+        np.testing.assert_allclose(y.numpy(), wanted, rtol=1e-4, atol=1e-4)
+    times = measure(machine, both, both[0], 21)
+    assert times.keys() == set(both) and all(ms > 0 for ms in times.values())
+
+
+@pytest.mark.slow
+def test_a_key_that_no_machine_has_and_too_many_threads(tracker: str) -> None:
+    reached(tracker)  # and let go of
+    with pytest.raises(
+        UnavailableError, match=r"machine 'here' .* runs \d+ thread\(s\), expected 500"
+    ) as caught:
+        connect(host(), 500, tracker, "here")
+    assert "TVM_NUM_THREADS=500" in caught.value.hint
+    with pytest.raises(UnavailableError, match=r"no machine 'hare' behind .* it has: here") as caught:
+        connect(host(), 1, tracker, "hare")
+    assert caught.value.hint == "did you mean here?"
+
+
+class Gone:
+    """A session whose machine is switched off once the kernel is there."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+
+    def upload(self, path: str) -> None:
+        self.files.append(Path(path).name)
+
+    def load_module(self, name: str) -> object:
+        raise RuntimeError(f"trace\nno answer for {name}")
+
+
+def test_a_machine_that_fails_is_told_of() -> None:
+    session = Gone()
+    machine = Remote(host(), session)
+    for number in (1, 2):
+        with pytest.raises(UnavailableError, match=f"failed: no answer for kernel{number}.so") as caught:
+            machine.load(kernels(BP(8, 12), "tiles")[0], 21)
+        assert "is kept" in caught.value.hint
+    assert session.files == ["kernel1.so", "kernel2.so"]
 
 
 def test_a_tracker_that_is_not_there() -> None:
