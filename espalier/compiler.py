@@ -164,9 +164,11 @@ def _metadata(
 ) -> dict[str, Any]:
     from importlib.metadata import version
 
+    import numpy as np
     import tvm
 
     from espalier.package.metadata import Bounds, LayerInfo, TensorInfo, target_info
+    from espalier.passes.graph import factors
 
     def tensors(infos: Sequence[Any]) -> tuple[TensorInfo, ...]:
         return tuple(TensorInfo(name=info.name, shape=info.shape, dtype=info.dtype) for info in infos)
@@ -179,6 +181,8 @@ def _metadata(
             candidates=dict(layer.candidates),
             how=layer.how,
             measured=layer.measured,
+            nonzeros=int(np.count_nonzero(state.weights[layer.weight].array)),
+            rows=factors(layer.rows, bounds),
         )
         for layer in state.layers.values()
     ]

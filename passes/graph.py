@@ -7,7 +7,7 @@ is found by walking from a use to its definition.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import numpy as np
 import tvm
@@ -173,3 +173,15 @@ def product(values: Sequence) -> tvm.ir.Expr | int:
     for value in values:
         result = result * value if isinstance(value, int) and isinstance(result, int) else value * result
     return result if isinstance(result, int) else tvm.sym.Analyzer().simplify(result)
+
+
+def factors(size: tvm.ir.Expr | int, names: Container[str]) -> tuple[int | str, ...] | None:
+    """Constants and dimensions of `names` whose product `size` is; None where it is something else."""
+    if isinstance(size, int | tvm.tirx.IntImm):
+        return (int(size),)
+    if isinstance(size, tvm.tirx.Var):
+        return (size.name,) if size.name in names else None
+    if not isinstance(size, tvm.tirx.Mul):
+        return None
+    left, right = factors(size.a, names), factors(size.b, names)
+    return None if left is None or right is None else left + right

@@ -47,6 +47,16 @@ def check_inputs(signature: Signature, arrays: Mapping[str, np.ndarray]) -> list
     return checked
 
 
+def dim_sizes(signature: Signature, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Every symbolic dimension of the inputs, as arrays that fit them have it."""
+    return {
+        dim: size
+        for tensor in signature.inputs
+        for dim, size in zip(tensor.shape, arrays[tensor.name].shape, strict=True)
+        if isinstance(dim, str)
+    }
+
+
 def _check_shape(
     tensor: Tensor, shape: tuple[int, ...], signature: Signature, sizes: dict[str, tuple[int, str]]
 ) -> None:

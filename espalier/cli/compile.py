@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from espalier.targets.target import Target
 
 DUMPS = ("relax", "tir", "ll", "asm", "isa")
+LAYER = ("name", "structure", "kernel", "candidates", "how")
+"""What --json tells of a layer."""
 EXPLAIN = ("layer", "structure", "kernel", "ms", "how", "candidates (ms)")
 
 
@@ -159,7 +161,7 @@ def command(
     result = {
         "package": str(path),
         "target": metadata.target.model_dump(mode="json"),
-        "layers": [layer.model_dump(mode="json", exclude={"measured"}) for layer in metadata.layers],
+        "layers": [layer.model_dump(mode="json", include={*LAYER}) for layer in metadata.layers],
         "seconds": done.seconds,
         **({} if metadata.error is None else {"error": metadata.error}),
     }

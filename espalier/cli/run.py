@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,6 @@ from espalier.files import check_overwrite
 from espalier.shapes import format_shape
 
 if TYPE_CHECKING:
-    from espalier.package.metadata import LayerInfo
-    from espalier.runtime.executor import CallTime
     from espalier.runtime.inputs import FillMode
 
 LOG = logging.getLogger(__name__)
@@ -78,8 +75,10 @@ def command(
     A package is checked for damage, but its code runs with your rights: run those that you trust.
     """
     from espalier.arrays import read_npz, write_npz
+    from espalier.cli.profile import profile_rows, tell_profile
     from espalier.package import Package
-    from espalier.runtime.inputs import fill_inputs
+    from espalier.runtime.inputs import dim_sizes, fill_inputs
+    from espalier.runtime.peak import peak
 
     if inputs is not None and (fill_mode is not None or input_shapes is not None):
         given = "--fill-mode" if fill_mode is not None else "--input-shapes"
@@ -108,15 +107,18 @@ def command(
     }
     if executor.how != "measured":
         result["how"] = executor.how
+    most = peak(threads)
     if profile:
-        result["profile"] = _profile(calls, loaded.metadata.layers)
+        sizes = dim_sizes(executor.signature, arrays)
+        result["profile"] = profile_rows(calls, loaded.metadata.layers, sizes, most)
+        result["peak"] = most.to_dict()
 
     def text() -> None:
         rows = [[name, format_shape(array.shape), array.dtype.name] for name, array in outputs.items()]
         output.table(("output", "shape", "dtype"), rows)
         if profile:
             click.echo()
-            _print_profile(result["profile"], output)
+            tell_profile(result["profile"], most, output)
         if print_time:
             click.echo("\nExecution time summary:")
             if executor.how != "measured":
@@ -125,38 +127,3 @@ def command(
             click.echo("".join(f"{times[name]:^13.4f}" for name in SUMMARY))
 
     output.show(result, text)
-
-
-def _profile(calls: Sequence[CallTime], layers: Sequence[LayerInfo]) -> list[dict[str, Any]]:
-    """Every kernel of the run in the order of the calls, with the name of its linear layer where it is one's.
-
-    Layers are listed in the order in which they are called, and a kernel's function is named after it, where
-    the call does not name its layer itself.
-    """
-    waiting = list(layers)
-    rows = []
-    for call in calls:
-        function = waiting[0].kernel.replace("-", "_") if waiting else ""
-        named = bool(waiting) and call.kernel.rpartition("_")[0] == function
-        layer = call.layer or (waiting.pop(0).name if named else None)
-        rows.append({"layer": layer, "kernel": call.kernel, "ms": call.milliseconds, **call.figures})
-    return rows
-
-
-def _print_profile(rows: list[dict[str, Any]], output: Output) -> None:
-    total = sum(row["ms"] for row in rows)
-    figures = list(
-        dict.fromkeys(name for row in rows for name in row if name not in ("layer", "kernel", "ms"))
-    )
-    table = [
-        [
-            row["layer"] or "",
-            row["kernel"],
-            row["ms"],
-            f"{100 * row['ms'] / total:.1f} %",
-            *(row.get(name, "") for name in figures),
-        ]
-        for row in rows
-    ]
-    summed = ["all", "", total, "100.0 %", *("" for _ in figures)]
-    output.table(("layer", "kernel", "ms", "share", *figures), [*table, summed])

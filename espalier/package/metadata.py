@@ -87,6 +87,10 @@ class LayerInfo(Part):
     how: Literal["predicted", "measured", "rule"]
     measured: tuple[Name, ...] = ()
     """The candidates whose time is measured."""
+    nonzeros: Length = 0
+    """Weights that are not zero: multiply-adds a token that count."""
+    rows: Annotated[tuple[Length | Name, ...], Field(max_length=32)] | None = None
+    """Factors of the number of tokens, names being symbolic dimensions; None where it is no such product."""
 
 
 class MemberInfo(Part):
@@ -123,6 +127,11 @@ class Metadata(Part):
             unbounded = [dim for dim in tensor.shape if isinstance(dim, str) and dim not in self.dims]
             if unbounded:
                 raise ValueError(f"dimension {unbounded[0]!r} of input {tensor.name!r} has no bounds")
+        known = {dim for tensor in self.inputs for dim in tensor.shape}
+        for layer in self.layers:
+            strange = [dim for dim in layer.rows or () if isinstance(dim, str) and dim not in known]
+            if strange:
+                raise ValueError(f"layer {layer.name!r} has rows {strange[0]!r}, no dimension of an input")
         for name, bounds in self.dims.items():
             if bounds.min > bounds.max:
                 raise ValueError(f"bounds of dimension {name!r} are {bounds.min} to {bounds.max}")

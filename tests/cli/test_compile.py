@@ -68,6 +68,10 @@ def test_the_whole_way_for_every_length(capsys: pytest.CaptureFixture[str]) -> N
         assert layer["how"] == "predicted" and layer["kernel"] in layer["candidates"]
         assert layer["candidates"][layer["kernel"]] == min(layer["candidates"].values())
     package = Package.load("m.tar")
+    assert [set(layer.rows or ()) for layer in package.metadata.layers] == [{"batch", "length"}] * 2
+    weights = {weight.name: weight for weight in onnx.load("m.onnx").graph.initializer}
+    for layer in package.metadata.layers:
+        assert layer.nonzeros == np.count_nonzero(numpy_helper.to_array(weights[layer.name]))
     assert {name: (bound.min, bound.max) for name, bound in package.metadata.dims.items()} == {
         "batch": (1, 4),
         "length": (1, 50),

@@ -53,6 +53,7 @@ def test_json(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(result["time_ms"]) == {"mean", "median", "max", "min", "std", "p95"}
     assert all(value >= 0 for value in result["time_ms"].values()) and result["time_ms"]["min"] > 0
     assert "matmul" in [row["kernel"] for row in result["profile"]]
+    assert result["peak"]["gflops"] > 0
 
 
 def test_times_and_profile(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,20 +136,6 @@ assert not loaded, loaded
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_the_profile_names_the_layers_in_the_order_of_their_calls() -> None:
-    from espalier.cli.run import _profile
-    from espalier.package.metadata import LayerInfo
-    from espalier.runtime.executor import CallTime
-
-    layers = [
-        LayerInfo(name=name, structure="dense", kernel=kernel, candidates={}, how="rule")
-        for name, kernel in (("fc1", "f32-hp-r4m4"), ("fc2", "f32-dense-r6m1"), ("fc3", "f32-hp-r4m4"))
-    ]
-    kernels = ["to_tiles_64_0", "f32_hp_r4m4_1", "add", "f32_dense_r6m1_2", "f32_hp_r4m4_1", "f32_hp_r4m4_1"]
-    rows = _profile([CallTime(kernel, 1.0) for kernel in kernels], layers)
-    assert [row["layer"] for row in rows] == [None, "fc1", None, "fc2", "fc3", None]
 
 
 def test_an_interruption_stops_at_once_and_leaves_no_file(package: Path) -> None:

@@ -174,6 +174,11 @@ FIELDS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "rank 100": (lambda m: m["inputs"][0].update(shape=[1] * 100), "inputs.0.shape"),
     "one name twice": (lambda m: m["inputs"].append(m["inputs"][0]), "two tensors have one name"),
     "infinite time": (lambda m: m["layers"][0].update(candidates={"k": 1e999}), "layers.0.candidates"),
+    "rows of no dimension": (
+        lambda m: m["layers"][0].update(rows=["batch", 3, "__class__"]),
+        "has rows '__class__', no dimension of an input",
+    ),
+    "weights below zero": (lambda m: m["layers"][0].update(nonzeros=-1), "layers.0.nonzeros"),
     "unknown how": (lambda m: m["layers"][0].update(how="guessed"), "layers.0.how"),
 }
 
