@@ -45,8 +45,7 @@ What deviates: a pair of tokens takes the same time from 128 tokens on, all else
 time a token where activations stay in the L2 cache (512 KB here; 6 KB a token lie between the two layers of
 the feed-forward part) and rises as they outgrow it and then the L3 cache (8 MB): a sparse layer reads lines
 of 64 bytes here and there, which nothing fetches ahead. The bytes are the same at 90 % as dense, the time to
-hide them in is not. Going through 256 KB of x at a time, all blocks of rows each, was tried and gained
-nothing. At 16 tokens, what a call and a block of rows cost at least is spread over few tokens."""
+hide them in is not. At 16 tokens, what a call and a block of rows cost at least is spread over few tokens."""
 
 
 @dataclass(frozen=True)
