@@ -49,16 +49,20 @@ class Local:
 
         set_threads(self.threads)
         call = build(kernel, self.cpu)[ENTRY]
-        arguments = arguments_of(kernel, tokens, tvm.runtime.tensor)
-        clock = time.thread_time if self.threads == 1 else time.perf_counter
+        return timed(call, arguments_of(kernel, tokens, tvm.runtime.tensor), self.threads)
 
-        def run(count: int) -> float:
-            start = clock()
-            for _ in range(count):
-                call(*arguments)
-            return (clock() - start) / count
 
-        return run
+def timed(call: Callable[..., object], arguments: Sequence[Any], threads: int) -> Callable[[int], float]:
+    """Calls it so many times and returns seconds for each, by the clock that so many threads want."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+
+    def run(count: int) -> float:
+        start = clock()
+        for _ in range(count):
+            call(*arguments)
+        return (clock() - start) / count
+
+    return run
 
 
 def build(kernel: LinearKernel, cpu: Cpu) -> tvm.runtime.Executable:
