@@ -106,10 +106,14 @@ class Evidence:
 
     def periods(self, limit: int) -> list[int]:
         """Group sizes g <= limit at whose multiples nearly all changes lie, the largest first."""
-        odd = [
-            g for g in range(2, limit + 1) if np.count_nonzero(self.changes % g) <= self.changes.size // 50
-        ]
-        return [*reversed(odd), 1]
+        for g in range(len(self._periodic), limit + 1):
+            self._periodic.append(g == 1 or np.count_nonzero(self.changes % g) <= self.changes.size // 50)
+        return [g for g in range(limit, 0, -1) if self._periodic[g]]
+
+    @cached_property
+    def _periodic(self) -> list[bool]:
+        """Whether each number from 0 on is such a size, as far as was asked."""
+        return [False]
 
     @property
     def stray_bits(self) -> int:

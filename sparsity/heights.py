@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 
 from espalier.sparsity.evidence import Evidence
 from espalier.sparsity.structure import ceil_div, index_bits
+
+_HEIGHTS: WeakKeyDictionary[Evidence, list[int]] = WeakKeyDictionary()
+"""What is known of evidence that is still looked at: several finders ask."""
 
 
 def steepest(evidence: Evidence) -> list[int]:
@@ -33,6 +38,12 @@ def heights(evidence: Evidence) -> list[int]:
     their zeros), those whose blocks all have as many columns, and the cheapest as BP, or as lists and a mask
     of each group.
     """
+    if evidence not in _HEIGHTS:
+        _HEIGHTS[evidence] = _likely(evidence)
+    return _HEIGHTS[evidence]
+
+
+def _likely(evidence: Evidence) -> list[int]:
     rows, columns = evidence.shape
     tried = {*range(1, min(rows, 257)), *range(256, rows, 64), rows}
     tried |= {b for b in range(257, rows) if rows % b == 0}

@@ -47,21 +47,24 @@ def reach(support: np.ndarray, n: int) -> np.ndarray:
     support: bool `[R, H, S]`, rows over the used columns in order. Returns int `[R, S + 1]`, S for no limit.
     """
     blocks, height, width = support.shape
-    block, row, column = np.nonzero(support)
-    line = block * height + row
+    place = np.flatnonzero(support)
+    line, column = np.divmod(place, width)
     same = line[n:] == line[: len(line) - n]
-    far = np.full((blocks, width + 1), width)
-    np.minimum.at(far, (block[: len(same)][same], column[: len(same)][same]), column[n:][same])
+    start = (line // height * (width + 1) + column)[: len(same)]
+    far = np.full(blocks * (width + 1), width)
+    np.minimum.at(far, start[same], column[n:][same])
+    far = far.reshape(blocks, width + 1)
     return np.minimum.accumulate(far[:, ::-1], axis=1)[:, ::-1]
 
 
 def walk(far: np.ndarray, counts: np.ndarray, v: int) -> list[list[int]]:
     """The ends of the vectors of each block as a list each, when every vector goes as far as it may."""
+    furthest = np.minimum(np.minimum(far, np.arange(far.shape[1]) + v), counts[:, None])
     result = []
-    for limits, count in zip(far.tolist(), counts.tolist(), strict=True):
+    for limits, count in zip(furthest.tolist(), counts.tolist(), strict=True):
         at, ends = 0, []
         while at < count:
-            at = min(at + v, limits[at], count)
+            at = limits[at]
             ends.append(at)
         result.append(ends)
     return result
