@@ -107,7 +107,8 @@ class Evidence:
     def periods(self, limit: int) -> list[int]:
         """Group sizes g <= limit at whose multiples nearly all changes lie, the largest first."""
         for g in range(len(self._periodic), limit + 1):
-            self._periodic.append(g == 1 or np.count_nonzero(self.changes % g) <= self.changes.size // 50)
+            odd = int(np.count_nonzero(self.changes % g))
+            self._periodic.append(g == 1 or odd <= self.changes.size // 50)
         return [g for g in range(limit, 0, -1) if self._periodic[g]]
 
     @cached_property
