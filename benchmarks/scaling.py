@@ -1,8 +1,8 @@
 """Cost over sequence and batch: MiniLM in one package for all shapes, one thread.
 
 A part's work is the number of tokens (batch x sequence) for all but attention, and batch x sequence^2 for
-attention. The fit is a time a token and a time a pair of tokens, the same for all shapes of a model, that
-make the largest relative deviation least. Times are the least of interleaved samples. The parts are those
+attention. The fit is a time a token and a time a pair of tokens, the same for all shapes of a model, with
+which the largest relative deviation is least. Times are the least of interleaved samples. The parts are those
 of the calls of a profiled run: what a part costs for each unit of its work tells where a deviation is from.
 MiniLM knows 512 positions; for longer sequences they are repeated.
 
