@@ -50,6 +50,8 @@ STRUCTURES: dict[str, Callable[[Shape, float], Structure]] = {
     "N:16": lambda shape, sparsity: NM.for_sparsity(shape, sparsity, v=16),
     "unstructured": lambda shape, sparsity: Unstructured(round(shape[0] * shape[1] * (1 - sparsity))),
 }
+LAYOUTS = {"tiles": "tiles", "tokens": "rows"}
+"""As people call how tokens lie."""
 NOISE, SLOWER = 0.03, 0.02
 """Shares of a time: what counts as noise between two sparsities, and as slower than dense."""
 PAYS = 0.5
@@ -283,17 +285,16 @@ def monotone(speedups: Speedups) -> list[str]:
     return ["The time falls at every step of sparsity from 50 % on, 3 % being noise:", "", *lines]
 
 
-def never_slower(speedups: Speedups) -> list[str]:
-    """The cases that take longer than our dense kernel."""
+def never_slower(rows: Sequence[Row]) -> list[str]:
+    """The cases that take longer than our dense kernel; those that it runs itself differ by noise only."""
+    dense = {(row.shape, row.sparsity): row.kernel for row in rows if row.structure == "dense"}
+    cases = [row for row in rows if row.structure in STRUCTURES]
     slower = [
-        f"- {shape}, {name} at {sparsity:.0%}: {over:.3f} of its speed"
-        for shape, by_name in speedups.items()
-        for name, one in by_name.items()
-        for sparsity, over in one.items()
-        if over < 1 - SLOWER
+        f"- {row.shape}, {row.structure} at {row.sparsity:.0%}: {row.over_dense:.3f} of its speed"
+        for row in cases
+        if row.over_dense < 1 - SLOWER and row.kernel != dense[row.shape, row.sparsity]
     ]
-    cases = sum(len(one) for by_name in speedups.values() for one in by_name.values())
-    return [f"Of {cases} cases {len(slower)} take over 2 % longer than our dense kernel.", *slower, ""]
+    return [f"Of {len(cases)} cases {len(slower)} take over 2 % longer than our dense kernel.", *slower, ""]
 
 
 def plot(by_name: dict[str, dict[float, float]], title: str, path: Path) -> None:
@@ -339,12 +340,12 @@ def write(rows: Sequence[Row], options: argparse.Namespace) -> Path:
     """The table, what follows from it, and the plot."""
     speedups = speedups_of(rows)
     path = ROOT / "docs" / "results" / f"linear_kernels_m{options.tokens}_{options.layout}.md"
-    lines = [f"# Linear layers, {options.tokens} tokens in {options.layout}, one thread", ""]
+    lines = [f"# Linear layers, {options.tokens} tokens in {LAYOUTS[options.layout]}, one thread", ""]
     lines += (__doc__ or "").split("\n\n")[1].splitlines()
     title = f"layers of MiniLM together, {options.tokens} tokens, one thread"
     plot(together(rows), title, path.with_suffix(".svg"))
     lines += ["", f"![speed-up over sparsity, {title}]({path.stem}.svg)"]
-    lines += ["", *monotone(speedups), "", *never_slower(speedups)]
+    lines += ["", *monotone(speedups), "", *never_slower(rows)]
     lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS), *(row.line() for row in rows)]
     lines += ["", this_machine(("apache-tvm", "onnxruntime")).line()]
     path.write_text("\n".join(lines) + "\n")
