@@ -118,6 +118,11 @@ class LinearKernel(ABC):
         """The function: parameters x, constants, [bias f32 `[N]`], [residual], [M, an int64, where it
         `counts_tokens`], y; M is symbolic."""
 
+    @property
+    @abstractmethod
+    def constant_bytes(self) -> float:
+        """Bytes of what `pack` gives, about."""
+
     @abstractmethod
     def milliseconds(self, m: int, threads: int) -> float:
         """Predicted time for m tokens."""

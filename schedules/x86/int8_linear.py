@@ -20,7 +20,7 @@ from espalier.schedules.x86 import int8_pack
 from espalier.schedules.x86.column_lists import uniform
 from espalier.schedules.x86.int8_dot import Dot, Form, dots
 from espalier.schedules.x86.int8_shape import Int8Shape
-from espalier.schedules.x86.int8_time import milliseconds
+from espalier.schedules.x86.int8_time import constant_bytes, milliseconds
 from espalier.schedules.x86.tile_shape import MAX_COLUMNS
 from espalier.sparsity import HP, NM
 from espalier.targets.cpu import Cpu, Isa
@@ -107,6 +107,10 @@ class Int8Linear(LinearKernel):
                 self.shape, self.work.epilogue, tiles, vectors, self.cpu.lanes, static, self.rows_first
             ),
         )
+
+    @property
+    def constant_bytes(self) -> float:
+        return constant_bytes(self.shape)
 
     def milliseconds(self, m: int, threads: int) -> float:
         return milliseconds(self.work, self.cpu, self.shape, self.registers.tiles, m, threads)

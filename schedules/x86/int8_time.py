@@ -36,8 +36,7 @@ def milliseconds(work: LinearWork, cpu: Cpu, shape: Int8Shape, tiles: int, m: in
         (multiplies + others) * vectors / (1.5 * fma),
         (vectors / shape.rows + 1 / tiles) / (2 * fma) if fma < 2 else (vectors / shape.rows + 1 / tiles) / 2,
     )
-    padded = shape.all_lists * shape.groups * shape.rows
-    cycles = padded * shape.steps * step / EFFICIENCY
+    cycles = shape.all_lists * shape.groups * shape.rows * shape.steps * step / EFFICIENCY
     # shuffles of 16 bytes, two a cycle
     cycles += shape.all_lists * shape.steps * (5 if dot.columns == 2 else 8) / (2 * min(fma, 2))
     cycles += shape.all_lists * shape.groups * GROUP_CYCLES / tiles
@@ -46,8 +45,10 @@ def milliseconds(work: LinearWork, cpu: Cpu, shape: Int8Shape, tiles: int, m: in
     jobs = shape.jobs * -(-m_tiles // tiles)
     threads = min(threads, cpu.cores)
     share = -(-jobs // threads) / jobs
-    constants = padded * shape.steps * 4
-    seconds = max(
-        cycles * m_tiles * share / (cpu.clock_ghz * 1e9), constants / threads / (cpu.memory_gbps * 1e9)
-    )
-    return seconds * 1e3
+    memory = constant_bytes(shape) / threads / (cpu.memory_gbps * 1e6)
+    return max(cycles * m_tiles * share / (cpu.clock_ghz * 1e6), memory)
+
+
+def constant_bytes(shape: Int8Shape) -> int:
+    """Of the constants."""
+    return shape.all_lists * shape.groups * shape.rows * shape.steps * 4

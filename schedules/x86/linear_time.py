@@ -51,8 +51,12 @@ def tile_milliseconds(
         cycles += _narrow_cycles(work, cpu, shape, -(-(m - 16 * wide) // 4))
     cycles += _end_cycles(cpu, work.epilogue.activation, work.n * m_tiles)
     jobs = shape.blocks * -(-m_tiles // tiles)
-    column_bytes = 0 if shape.lists == "none" else 2
-    return _milliseconds(cpu, cycles, _entries(work, shape) * (4 + column_bytes), jobs, threads)
+    return _milliseconds(cpu, cycles, tile_bytes(work, shape), jobs, threads)
+
+
+def tile_bytes(work: LinearWork, shape: TileShape) -> float:
+    """Of the constants."""
+    return _entries(work, shape) * (4 if shape.lists == "none" else 6)
 
 
 def _entries(work: LinearWork, shape: TileShape) -> float:
@@ -117,7 +121,12 @@ def token_milliseconds(
         cycles += count * shape.blocks * one
     cycles += _end_cycles(cpu, work.epilogue.activation, work.n * m / 16)
     jobs = shape.blocks * -(-m // tokens)
-    return _milliseconds(cpu, cycles, shape.blocks * shape.lanes * entries * 4, jobs, threads)
+    return _milliseconds(cpu, cycles, token_bytes(shape, entries), jobs, threads)
+
+
+def token_bytes(shape: TokenShape, entries: float) -> float:
+    """Of the constants."""
+    return shape.blocks * shape.lanes * entries * 4
 
 
 def select_milliseconds(
@@ -133,9 +142,13 @@ def select_milliseconds(
         gather = shape.vectors * 4 * size
         cycles += count * shape.blocks * (steps + gather + GROUP_CYCLES)
     cycles += _end_cycles(cpu, work.epilogue.activation, work.n * m / 16)
-    weights = shape.blocks * shape.vectors * shape.count * shape.lanes
     jobs = shape.blocks * -(-m // tokens)
-    return _milliseconds(cpu, cycles, weights * 4.25, jobs, threads)
+    return _milliseconds(cpu, cycles, select_bytes(shape), jobs, threads)
+
+
+def select_bytes(shape: SelectShape) -> float:
+    """Of the constants."""
+    return shape.blocks * shape.lanes * shape.vectors * shape.count * 4.25
 
 
 def _fma(cpu: Cpu) -> float:

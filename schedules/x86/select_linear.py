@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from espalier.schedules.linear import LinearKernel, LinearWork
 from espalier.schedules.x86 import select_shape
-from espalier.schedules.x86.linear_time import select_milliseconds
+from espalier.schedules.x86.linear_time import select_bytes, select_milliseconds
 from espalier.schedules.x86.select_shape import SelectShape
 from espalier.targets.cpu import Cpu, Isa
 
@@ -66,6 +66,10 @@ class SelectLinear(LinearKernel):
         return build.prim_func(
             name, lambda: select_body.emit(self.shape, self.work.epilogue, self.tokens, self.cpu.lanes)
         )
+
+    @property
+    def constant_bytes(self) -> float:
+        return select_bytes(self.shape)
 
     def milliseconds(self, m: int, threads: int) -> float:
         return select_milliseconds(self.work, self.cpu, self.shape, self.tokens, m, threads)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from espalier.schedules.linear import LinearKernel, LinearWork
 from espalier.schedules.x86 import tile_pack
 from espalier.schedules.x86.linear_space import tile_settings
-from espalier.schedules.x86.linear_time import tile_milliseconds
+from espalier.schedules.x86.linear_time import tile_bytes, tile_milliseconds
 from espalier.schedules.x86.tile_shape import TileShape
 from espalier.targets.cpu import Cpu
 
@@ -88,6 +88,10 @@ class TileLinear(LinearKernel):
         return build.prim_func(
             name, lambda: tile_body.emit(self.shape, self.work.epilogue, self.tiles, self.rows_first)
         )
+
+    @property
+    def constant_bytes(self) -> float:
+        return tile_bytes(self.work, self.shape)
 
     def milliseconds(self, m: int, threads: int) -> float:
         return tile_milliseconds(self.work, self.cpu, self.shape, self.tiles, m, threads)

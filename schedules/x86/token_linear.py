@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from espalier.schedules.linear import LinearKernel, LinearWork
 from espalier.schedules.x86 import token_shape
 from espalier.schedules.x86.linear_space import token_settings
-from espalier.schedules.x86.linear_time import token_milliseconds
+from espalier.schedules.x86.linear_time import token_bytes, token_milliseconds
 from espalier.schedules.x86.token_shape import TokenShape
 from espalier.targets.cpu import Cpu
 
@@ -75,6 +75,10 @@ class TokenLinear(LinearKernel):
         return build.prim_func(
             name, lambda: token_body.emit(self.shape, self.work.epilogue, self.tokens, sums)
         )
+
+    @property
+    def constant_bytes(self) -> float:
+        return token_bytes(self.shape, self.entries)
 
     def milliseconds(self, m: int, threads: int) -> float:
         return token_milliseconds(self.work, self.cpu, self.shape, self.tokens, self.entries, m, threads)

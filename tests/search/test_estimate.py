@@ -84,3 +84,10 @@ def test_another_setting_is_taken_only_where_it_was_measured() -> None:
 def test_kinds_are_names_without_knobs() -> None:
     assert {kind(kernel) for kernel in BASES} == {"f32-dense", "f32-group", "f32-row", "f32-raggedrow"}
     assert known(GROUP, names(BASES)) and not known(GROUP, names([ROW]))
+
+
+def test_nothing_takes_less_than_reading_its_constants_from_memory() -> None:
+    predicted = ByRecords(CPU, trees=constant(-9.0, BASES)).predict(BASES, 1, 1)
+    read = [kernel.constant_bytes / (CPU.memory_gbps * 1e6) for kernel in BASES]
+    np.testing.assert_allclose(predicted, read)
+    assert read[BASES.index(DENSE)] > 2 * read[BASES.index(ROW)]
