@@ -316,7 +316,7 @@ def transfer(cpu: Cpu) -> Iterator[str]:
             times = np.array([one.record.milliseconds for one in there])
             for name, estimator in estimators.items():
                 kernels = [one.kernel for one in there]
-                guesses = estimator.predict(kernels, there[0].record.tokens, 1)
+                guesses = estimator.alone(kernels, there[0].record.tokens, 1)
                 errors[name] += list(np.log(guesses / times))
                 losses[name].append(times[_taken(kernels, guesses, cpu)] / times.min() - 1)
     yield f"Layers that nothing was learned from ({len(layers)} layers, {len(known)} records, {FOLDS} parts):"

@@ -53,11 +53,20 @@ class ByRecords:
         return ranked(there)[0] if there else None
 
     def predict(self, kernels: Sequence[LinearKernel], m: int, threads: int) -> np.ndarray:
-        """Milliseconds of each kernel by its own prediction and what was learned, f64.
+        """Milliseconds of each kernel in a whole model, f64.
 
-        Kinds of kernels that nothing was learned of are as far off as the others are in the mean. Records
-        tell of constants that lie in the caches, where those of a whole model do not: reading them from
-        memory is the least that anything takes.
+        Records tell of constants that lie in the caches, where those of a whole model do not: reading them
+        from memory is the least that anything takes.
+        """
+        bytes_ms = min(threads, self.cpu.cores) * self.cpu.memory_gbps * 1e6
+        return np.maximum(
+            self.alone(kernels, m, threads), [kernel.constant_bytes / bytes_ms for kernel in kernels]
+        )
+
+    def alone(self, kernels: Sequence[LinearKernel], m: int, threads: int) -> np.ndarray:
+        """Milliseconds of each kernel as records time it, over and over, by what was learned, f64.
+
+        Kinds of kernels that nothing was learned of are as far off as the others are in the mean.
         """
         own = np.array([kernel.milliseconds(m, threads) for kernel in kernels])
         if self.trees is None or m < self.trees.least_tokens:
@@ -66,9 +75,7 @@ class ByRecords:
         rows = features.features(kernels, list(own), m, threads, self.cpu, names)
         off = self.trees.predict(rows).astype(np.float64)
         known = np.array([features.known(kernel, names) for kernel in kernels], bool)
-        learned = own * np.exp(np.where(known, off, off[known].mean() if known.any() else 0.0))
-        bytes_ms = min(threads, self.cpu.cores) * self.cpu.memory_gbps * 1e6
-        return np.maximum(learned, [kernel.constant_bytes / bytes_ms for kernel in kernels])
+        return own * np.exp(np.where(known, off, off[known].mean() if known.any() else 0.0))
 
 
 def measured_times(records: Sequence[Record]) -> dict[tuple[object, ...], float]:

@@ -232,7 +232,7 @@ class Tuner:
         return list(chosen)
 
     def _predict(self, kernels: Sequence[LinearKernel], tokens: int) -> np.ndarray:
-        return self.model.predict(kernels, tokens, self.place.threads)
+        return self.model.alone(kernels, tokens, self.place.threads)
 
     def _learn(self) -> None:
         if len(self.examples) - self.learned_from > RETRAIN * self.learned_from:

@@ -117,7 +117,7 @@ def test_what_is_shipped_is_sound_and_of_use() -> None:
     for one in known:
         record = one.record
         there = ByRecords(one.cpu, trees=trees)
-        ms = there.predict([one.kernel], record.tokens, record.place.threads)[0]
+        ms = there.alone([one.kernel], record.tokens, record.place.threads)[0]
         plain.append(np.log(record.milliseconds / one.predicted))
         better.append(np.log(record.milliseconds / ms))
     assert np.std(better) < 0.5 * np.std(plain)
@@ -135,6 +135,6 @@ def test_what_is_shipped_is_what_the_records_teach_now() -> None:
     off = []
     for one in known[::3]:
         arguments = ([one.kernel], one.record.tokens, one.record.place.threads)
-        there, now = (ByRecords(one.cpu, trees=trees).predict(*arguments)[0] for trees in (shipped, learned))
+        there, now = (ByRecords(one.cpu, trees=trees).alone(*arguments)[0] for trees in (shipped, learned))
         off.append(np.log(there / now))
     assert np.sqrt(np.mean(np.square(off))) < 0.02
