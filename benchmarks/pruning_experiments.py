@@ -67,6 +67,9 @@ SPARSITIES = (0.8, 0.9, 0.75, 0.5, 0.95)
 RECIPE = PruneOptions(method="layerwise", criterion="reconstruction")
 """How every point of the main grid is pruned: layer by layer, then all steps retrain (see the results)."""
 
+ALLOCATED = ("bp", "unstructured", "block32x32", "hp-g4", "hp-1of4")
+"""Structures that get budgets by sensitivity besides HP's."""
+
 LEAST = {"hp-1of4": 0.75}
 """Below this the structure keeps more of each vector, and is another one."""
 
@@ -102,7 +105,7 @@ def grid(tasks: list[str], seeds: int) -> list[Point]:
 
 
 def variants(task: str, sparsity: float, seed: int) -> list[Point]:
-    """HP by other methods, one thing changed at a time."""
+    """One thing changed at a time: HP by other methods, other structures by other budgets."""
     hp = replace(RECIPE, structure=STRUCTURES["hp"], sparsity=sparsity, seed=seed)
     gradual = replace(hp, method="gradual", criterion="magnitude")
     changed = {
@@ -115,7 +118,11 @@ def variants(task: str, sparsity: float, seed: int) -> list[Point]:
         "admm": replace(gradual, method="admm"),
         "lasso": replace(gradual, method="lasso"),
     }
-    return [Point(task, f"hp-{sparsity}-{what}-{seed}", options) for what, options in changed.items()]
+    points = [Point(task, f"hp-{sparsity}-{what}-{seed}", options) for what, options in changed.items()]
+    for name in ALLOCATED:
+        options = replace(changed["sensitivity"], structure=STRUCTURES[name])
+        points.append(Point(task, f"{name}-{sparsity}-sensitivity-{seed}", options))
+    return points
 
 
 def installed_encoder() -> Path | None:
