@@ -35,6 +35,7 @@ from espalier.schedules.x86.build import (
     store,
     vector,
     when,
+    whole,
 )
 
 CHUNK = 128
@@ -76,8 +77,8 @@ def emit(work: AttentionWork, rows: int) -> None:
     y = matched("Y", result, (tiles, work.heads * work.value_dim, LANES))
     blocks = (sequence + (LANES - 1)) // LANES
     with parallel("job", batch * work.heads * blocks) as job, opaque("queries"):
-        b = _whole("b", job // blocks // work.heads)
-        head = _whole("head", job // blocks % work.heads)
+        b = whole("b", job // blocks // work.heads)
+        head = whole("head", job // blocks % work.heads)
         turn = _Job(work, rows, tiles, sequence, mask)
         turn.place(b, head, job % blocks * LANES)
         turn.load_queries(q, query.first + head * work.head_dim)
@@ -91,13 +92,6 @@ def shares(total: int, most: int) -> list[tuple[int, int, int]]:
     small, larger = divmod(total, groups)
     parts = [(0, small + 1, larger), (larger * (small + 1), small, groups - larger)]
     return [(first, size, count) for first, size, count in parts if count and size]
-
-
-def _whole(name: str, value: Any) -> Any:
-    """An integer at hand. In memory: about variables TVM's simplifier reasons until it divides by zero."""
-    cell = scratch(name, 1, "int64")
-    store(cell, [0], value)
-    return cell[0]
 
 
 def _number(value: float) -> Any:
@@ -121,9 +115,9 @@ class _Job:
     def place(self, batch: Any, head: Any, query: Any) -> None:
         """Which batch, which head, and the first of the queries."""
         self.batch, self.head = batch, head
-        self.query = _whole("query", query)
-        self.first = _whole("first", batch * self.sequence)
-        self.shift = _whole("shift", self.first % LANES)
+        self.query = whole("query", query)
+        self.first = whole("first", batch * self.sequence)
+        self.shift = whole("shift", self.first % LANES)
 
     def load_queries(self, q: Any, channel: Any) -> None:
         tile = (self.first + self.query) // LANES
@@ -139,8 +133,8 @@ class _Job:
         seen: Any = tirx.min(self.sequence, self.query + LANES) if self.work.causal else self.sequence
         with loop("chunk", (seen + (CHUNK - 1)) // CHUNK) as chunk:
             start = chunk * CHUNK
-            count = _whole("count", tirx.min(seen - start, long(CHUNK)))
-            tile = _whole("tile", (self.first + start) // LANES)
+            count = whole("count", tirx.min(seen - start, long(CHUNK)))
+            tile = whole("tile", (self.first + start) // LANES)
             self._read(k, tile, k_channel, count, self.work.head_dim, partial(self._score, count))
             self._soften(start, count)
             self._read(v, tile, v_channel, count, self.work.value_dim, partial(self._mix, count))
@@ -156,7 +150,7 @@ class _Job:
                 return tirx.Select(self.state[WEIGHT] > _number(0.0), value, _number(0.0))
             return value
 
-        def whole() -> None:
+        def full_tile() -> None:
             with loop("d", self.work.value_dim) as d:
                 store(y, [token // LANES, channel + d, vector()], result(d))
 
@@ -168,7 +162,7 @@ class _Job:
                     store(y, place, self.out[d * LANES + i])
 
         full = tirx.all(self.shift == long(0), self.query + LANES <= self.sequence)
-        either(full, whole, scattered)
+        either(full, full_tile, scattered)
 
     def _align(self, target: Any, row: Any, source: Any, tile: Any, channel: Any, factor: Any = None) -> None:
         """Copy a channel of 16 tokens that start at lane `shift` of a tile to [row + 16, row + 32).

@@ -116,6 +116,13 @@ def scratch(name: str, size: int, dtype: str = "float32") -> Any:
     return named(name, T.sblock_alloc_buffer(shape, dtype, scope="global"))
 
 
+def whole(name: str, value: Any) -> Any:
+    """An integer at hand. In memory: about variables TVM's simplifier reasons until it divides by zero."""
+    cell = scratch(name, 1, "int64")
+    store(cell, [0], value)
+    return cell[0]
+
+
 class Vectors:
     """Vectors of `lanes` f32 that live in registers, as long as every place is a Python number."""
 

@@ -1,4 +1,7 @@
-"""Layer and RMS normalisation of tiles: the features of a token lie in one lane, so that lanes never meet."""
+"""Layer and RMS normalisation.
+
+In tiles the features of a token lie in one lane, so that lanes never meet; in rows they lie side by side.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NormWork:
-    """Normalisation over the features of f32 tiles [T, features, 16], for any T.
+    """Normalisation over the features of f32 tiles [T, features, 16] or rows [M, features], for any T or M.
 
-    residual: another tensor of tiles is added to x first.
+    residual: another tensor of tiles is added to x first; not in rows.
     """
 
     features: int
@@ -43,3 +46,11 @@ def rms_norm(work: NormWork, cpu: Cpu, name: str) -> PrimFunc:
     from espalier.schedules.x86.norm_body import emit
 
     return prim_func(name, lambda: emit(work, centred=False))
+
+
+def layer_norm_rows(work: NormWork, _cpu: Cpu, name: str) -> PrimFunc:
+    """`layer_norm` of tokens as they stand. Parameters x [M, K], gain [K], bias [K], y [M, K]."""
+    from espalier.schedules.x86.build import prim_func
+    from espalier.schedules.x86.norm_rows_body import emit
+
+    return prim_func(name, lambda: emit(work))
