@@ -15,7 +15,7 @@ import tvm
 from tvm import relax
 
 from espalier.passes import ops
-from espalier.passes.graph import Emit, Scope, dims, is_number, rewrite, same_dims, scalar
+from espalier.passes.graph import Emit, Scope, axes_of, dims, is_number, rewrite, same_dims, scalar
 
 
 def run(mod: tvm.IRModule) -> tvm.IRModule:
@@ -38,16 +38,16 @@ class _Heads:
 def _visit(value: relax.Expr, scope: Scope, emit: Emit) -> relax.Expr | None:
     merge = scope.call(value, "reshape")
     swap = scope.call(merge.args[0], "permute_dims") if merge is not None else None
-    mixed = scope.call(swap.args[0], "matmul") if swap is not None and _axes(swap) == [0, 2, 1, 3] else None
+    mixed = scope.call(swap.args[0], "matmul") if swap is not None and axes_of(swap) == [0, 2, 1, 3] else None
     if mixed is None:
         return None
-    weights, nan_to_zero = _through_nan_guard(mixed.args[0], scope)
+    weights, nan_to_zero = through_nan_guard(mixed.args[0], scope)
     softmax = scope.call(weights, "nn.softmax")
     values = _heads(mixed.args[1], [0, 2, 1, 3], scope)
     if softmax is None or values is None or values.scale != 1.0 or int(softmax.attrs.axis) not in (-1, 3):
         return None
-    scores, mask = _through_mask(softmax.args[0], scope)
-    scale, scores = _scaled(scores, scope)
+    scores, mask = through_mask(softmax.args[0], scope)
+    scale, scores = scaled(scores, scope)
     dot = scope.call(scores, "matmul")
     if dot is None:
         return None
@@ -62,7 +62,7 @@ def _visit(value: relax.Expr, scope: Scope, emit: Emit) -> relax.Expr | None:
     if not (agree and lengths and merged and _is_f32(query, key, values)):
         return None
     if mask is not None:
-        mask = _mask(mask, [query.batch, query.heads, query.length, query.length], emit)
+        mask = mask_of(mask, [query.batch, query.heads, query.length, query.length], emit)
         if mask is None:
             return None
     return ops.attention(
@@ -81,14 +81,7 @@ def _is_f32(*parts: _Heads) -> bool:
     return all(part.source.ty.dtype == "float32" for part in parts)
 
 
-def _axes(permute: relax.Call) -> list[int]:
-    rank = len(dims(permute.args[0]))
-    if permute.attrs.axes is None:
-        return list(range(rank))[::-1]
-    return [int(axis) % rank for axis in permute.attrs.axes]
-
-
-def _scaled(value: relax.Expr, scope: Scope) -> tuple[float, relax.Expr]:
+def scaled(value: relax.Expr, scope: Scope) -> tuple[float, relax.Expr]:
     """A value as a number times another value."""
     scale = 1.0
     while True:
@@ -108,17 +101,17 @@ def _scaled(value: relax.Expr, scope: Scope) -> tuple[float, relax.Expr]:
 
 def _heads(value: relax.Expr, order: list[int], scope: Scope) -> _Heads | None:
     """A value as heads: [B, S, H * D] reshaped to [B, S, H, D], then its axes in `order`, scaled anywhere."""
-    scale, value = _scaled(value, scope)
+    scale, value = scaled(value, scope)
     axes = [0, 1, 2, 3]
     while (permuted := _permuted(value, scope)) is not None:
         order_of, value = permuted
         axes = [order_of[axis] for axis in axes]
-        inner, value = _scaled(value, scope)
+        inner, value = scaled(value, scope)
         scale *= inner
     split = scope.call(value, "reshape")
     if split is None or axes != order or len(dims(value)) != 4:
         return None
-    inner, source = _scaled(split.args[0], scope)
+    inner, source = scaled(split.args[0], scope)
     batch, length, heads, width = dims(value)
     if not isinstance(heads, int) or not isinstance(width, int):
         return None
@@ -131,11 +124,11 @@ def _permuted(value: relax.Expr, scope: Scope) -> tuple[list[int], relax.Expr] |
     """(axes, source) of a permutation of four axes, also with the first two merged meanwhile."""
     permute = scope.call(value, "permute_dims")
     if permute is not None and len(dims(value)) == 4:
-        return _axes(permute), permute.args[0]
+        return axes_of(permute), permute.args[0]
     apart = scope.call(value, "reshape")
     swap = scope.call(apart.args[0], "permute_dims") if apart is not None else None
     merged = scope.call(swap.args[0], "reshape") if swap is not None else None
-    if merged is None or len(dims(swap)) != 3 or _axes(swap) != [0, 2, 1]:
+    if merged is None or len(dims(swap)) != 3 or axes_of(swap) != [0, 2, 1]:
         return None
     source = merged.args[0]
     shape = dims(source)
@@ -144,7 +137,7 @@ def _permuted(value: relax.Expr, scope: Scope) -> tuple[list[int], relax.Expr] |
     return None
 
 
-def _through_nan_guard(value: relax.Expr, scope: Scope) -> tuple[relax.Expr, bool]:
+def through_nan_guard(value: relax.Expr, scope: Scope) -> tuple[relax.Expr, bool]:
     """The value inside `where(isnan(value), 0, value)`, and whether there was such a guard."""
     where = scope.call(value, "where")
     if where is None:
@@ -156,12 +149,12 @@ def _through_nan_guard(value: relax.Expr, scope: Scope) -> tuple[relax.Expr, boo
     return value, False
 
 
-def _through_mask(value: relax.Expr, scope: Scope) -> tuple[relax.Expr, relax.Expr | None]:
+def through_mask(value: relax.Expr, scope: Scope) -> tuple[relax.Expr, relax.Expr | None]:
     """(scores, mask) of `scores + mask` or `where(mask, scores, -inf)`; no mask: (value, None)."""
     add = scope.call(value, "add")
     if add is not None:
         for scores, mask in (add.args, list(add.args)[::-1]):
-            _, inner = _scaled(scores, scope)
+            _, inner = scaled(scores, scope)
             if scope.call(inner, "matmul") is not None:
                 return scores, mask
     where = scope.call(value, "where")
@@ -170,7 +163,7 @@ def _through_mask(value: relax.Expr, scope: Scope) -> tuple[relax.Expr, relax.Ex
     return value, None
 
 
-def _mask(mask: relax.Expr, full: list, emit: Emit) -> relax.Expr | None:
+def mask_of(mask: relax.Expr, full: list, emit: Emit) -> relax.Expr | None:
     """The mask with four dimensions, each 1 or full; None when it is something else."""
     shape = dims(mask)
     if len(shape) > 4 or mask.ty.dtype not in ("float32", "bool"):

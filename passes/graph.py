@@ -159,6 +159,14 @@ def dims(expr: relax.Expr) -> list[tvm.ir.Expr | int]:
     return [int(dim) if isinstance(dim, tvm.tirx.IntImm) else dim for dim in values]
 
 
+def axes_of(permute: relax.Call) -> list[int]:
+    """The axes of a `permute_dims`, counted from the front."""
+    rank = len(dims(permute.args[0]))
+    if permute.attrs.axes is None:
+        return list(range(rank))[::-1]
+    return [int(axis) % rank for axis in permute.attrs.axes]
+
+
 def same_dims(left: Sequence, right: Sequence) -> bool:
     """Whether two shapes are provably equal."""
     analyzer = tvm.sym.Analyzer()

@@ -26,14 +26,18 @@ ELEMENTWISE = frozenset(
 
 
 def run(mod: tvm.IRModule, layouts: Mapping[str, str]) -> tvm.IRModule:
-    """Rewrite `main`; `layouts` maps each linear layer to the layout of the kernel chosen for it."""
+    """Rewrite `main`; `layouts` maps each linear layer to the layout of the kernel chosen for it.
+
+    Where no layer works on tiles normalisation stays among the tokens too, unless its input is in tiles.
+    """
+    rules = _RULES if "tiles" in layouts.values() else {**_RULES, "espalier.layer_norm": _norm_of_tiles}
 
     def visit(value: relax.Expr, scope: Scope, emit: Emit) -> relax.Expr | None:
         name = operator(value)
         if name == "espalier.linear":
             return _linear(value, scope, emit) if layouts[value.attrs["layer"]] == "tiles" else None
-        if name in _RULES:
-            return _RULES[name](value, scope, emit)
+        if name in rules:
+            return rules[name](value, scope, emit)
         if name in ELEMENTWISE:
             return _elementwise(value, scope, emit)
         if isinstance(value, relax.TupleGetItem):
@@ -79,6 +83,10 @@ def _layer_norm(value: relax.Call, scope: Scope, emit: Emit) -> relax.Expr | Non
     if not isinstance(dims(x)[-1], int):
         return None
     return _tokens(ops.with_layout(value, [_tiles(x, scope, emit), gain, bias], "tiles"), dims(x), emit)
+
+
+def _norm_of_tiles(value: relax.Call, scope: Scope, emit: Emit) -> relax.Expr | None:
+    return None if _known_tiles(value.args[0], scope) is None else _layer_norm(value, scope, emit)
 
 
 def _attention(value: relax.Call, scope: Scope, emit: Emit) -> relax.Expr:

@@ -17,7 +17,8 @@ from espalier.passes.lower_integers import Integers
 from espalier.passes.state import State
 from espalier.schedules import Quantization
 from espalier.schedules.x86.attention import AttentionWork, Mask, attention
-from espalier.schedules.x86.norm import NormWork, layer_norm
+from espalier.schedules.x86.cached_attention import CachedAttentionWork, cached_attention
+from espalier.schedules.x86.norm import NormWork, layer_norm, layer_norm_rows
 from espalier.schedules.x86.tiles import from_tiles, to_tiles
 
 
@@ -28,6 +29,7 @@ def run(state: State) -> State:
         "espalier.linear": kernels.linear,
         "espalier.layer_norm": kernels.layer_norm,
         "espalier.attention": kernels.attention,
+        "espalier.cached_attention": kernels.cached_attention,
         "espalier.to_tiles": kernels.to_tiles,
         "espalier.from_tiles": kernels.from_tiles,
     }
@@ -84,15 +86,22 @@ class _Kernels:
         result = _call(function, args, out)
         return result if len(out) == len(shape) else relax.op.reshape(emit(result), shape)
 
-    def layer_norm(self, call: relax.Call, _emit: Emit) -> relax.Expr | None:
-        if call.attrs["layout"] != "tiles":
-            return None
+    def layer_norm(self, call: relax.Call, emit: Emit) -> relax.Expr | None:
         shape = dims(call)
-        work = NormWork(shape[1], call.attrs["epsilon"])
+        if call.attrs["layout"] == "tiles":
+            work = NormWork(shape[1], call.attrs["epsilon"])
+            function = self._function(work, f"layer_norm_{shape[1]}", partial(layer_norm, work, self.cpu))
+            return _call(function, list(call.args), shape)
+        width = shape[-1]
+        if not isinstance(width, int):
+            return None
+        work = NormWork(width, call.attrs["epsilon"])
         function = self._function(
-            work, f"layer_norm_{shape[1]}", lambda name: layer_norm(work, self.state.cpu, name)
+            ("rows", work), f"layer_norm_rows_{width}", partial(layer_norm_rows, work, self.cpu)
         )
-        return _call(function, list(call.args), shape)
+        rows = [product(shape[:-1]), width]
+        result = _call(function, [_reshaped(call.args[0], rows, emit), *call.args[1:]], rows)
+        return result if len(shape) == 2 else relax.op.reshape(emit(result), shape)
 
     def attention(self, call: relax.Call, _emit: Emit) -> relax.Expr | None:
         if call.attrs["layout"] != "tiles":
@@ -113,6 +122,23 @@ class _Kernels:
         )
         args = [query, key, value, *([] if mask is None else [mask]), *call.args[-1].values]
         return _call(function, args, dims(call))
+
+    def cached_attention(self, call: relax.Call, _emit: Emit) -> relax.Expr:
+        query, _, values, *_ = parts = call.args[:-1]
+        _, _, heads, _, width = dims(query)
+        masked = bool(call.attrs["mask"])
+        work = CachedAttentionWork(
+            heads=heads,
+            head_dim=width,
+            value_dim=dims(values)[-1],
+            scale=float(call.attrs["scale"]),
+            mask=_mask(parts[-1]) if masked else None,
+            nan_to_zero=bool(call.attrs["nan_to_zero"]),
+        )
+        function = self._function(
+            work, f"cached_attention_{heads}x{width}", partial(cached_attention, work, self.cpu)
+        )
+        return _call(function, [*parts, *call.args[-1].values], dims(call))
 
     def to_tiles(self, call: relax.Call, emit: Emit) -> relax.Expr:
         x = call.args[0]

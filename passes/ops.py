@@ -96,6 +96,33 @@ def attention(
     )
 
 
+def cached_attention(
+    query: relax.Expr,
+    cached: Sequence[relax.Expr],
+    new: Sequence[relax.Expr],
+    mask: relax.Expr | None,
+    places: Sequence[int],
+    *,
+    scale: float,
+    nan_to_zero: bool = False,
+) -> relax.Call:
+    """Attention of S new tokens over P cached ones and themselves: `softmax(scale * Q K^T + mask) V`.
+
+    query: [n, B, heads, S, D], cached: keys [n, B, heads, P, D] and values [n, B, heads, P, Dv], new: the
+    same of S tokens, places: which of the n (they may differ) to take of query, cached keys, cached values,
+    new keys and new values, mask: [B|1, heads|1, S|1, P + S], f32 to add or bool to keep. Result:
+    [B, S, heads * Dv]. With `nan_to_zero` a query whose every key is masked out gets zeros.
+    """
+    args = [query, *cached, *new, *([] if mask is None else [mask]), relax.ShapeExpr(list(places))]
+    return _call(
+        "cached_attention",
+        args,
+        scale=float(scale),
+        nan_to_zero=int(nan_to_zero),
+        mask=int(mask is not None),
+    )
+
+
 def to_tiles(x: relax.Expr) -> relax.Call:
     """[..., K] -> [ceil(tokens / 16), K, 16]; the lanes past the last token are 0."""
     return _call("to_tiles", [x])
@@ -127,6 +154,12 @@ def _features_like(call: relax.Call, features: tvm.ir.Expr | int) -> relax.Tenso
     shape = dims(call.args[0])
     shape[1 if call.attrs["layout"] == "tiles" else -1] = features
     return relax.TensorType(shape, call.args[0].ty.dtype)
+
+
+def _merged_heads(call: relax.Call) -> relax.TensorType:
+    """[B, S, heads * Dv] of the query's tokens and the values' width."""
+    _, batch, heads, tokens, _ = dims(call.args[0])
+    return relax.TensorType([batch, tokens, heads * dims(call.args[2])[-1]], call.args[0].ty.dtype)
 
 
 def _legalize_linear(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
@@ -164,19 +197,38 @@ def _legalize_attention(builder: relax.BlockBuilder, call: relax.Call) -> relax.
         width = dims(x)[-1] // heads
         return relax.op.permute_dims(relax.op.reshape(x, [batch, length, heads, width]), axes)
 
-    scores = relax.op.matmul(split(query, [0, 2, 1, 3]), split(key, [0, 2, 3, 1]))
-    scores = relax.op.multiply(scores, relax.const(call.attrs["scale"], "float32"))
+    weights = _plain_weights(call, split(query, [0, 2, 1, 3]), split(key, [0, 2, 3, 1]), rest[0])
+    mixed = relax.op.permute_dims(relax.op.matmul(weights, split(value, [0, 2, 1, 3])), [0, 2, 1, 3])
+    return builder.normalize(relax.op.reshape(mixed, [batch, length, dims(value)[-1]]))
+
+
+def _legalize_cached_attention(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    *parts, places = call.args
+    query, cached_keys, cached_values, new_keys, new_values = (
+        relax.op.reshape(relax.op.strided_slice(part, [0], [int(place)], [int(place) + 1]), dims(part)[1:])
+        for part, place in zip(parts[:5], places.values, strict=True)
+    )
+    keys, values = (
+        relax.op.concat([builder.normalize(cached), builder.normalize(new)], axis=2)
+        for cached, new in ((cached_keys, new_keys), (cached_values, new_values))
+    )
+    weights = _plain_weights(call, query, relax.op.permute_dims(keys, [0, 1, 3, 2]), parts[-1])
+    mixed = relax.op.permute_dims(relax.op.matmul(weights, values), [0, 2, 1, 3])
+    return builder.normalize(relax.op.reshape(mixed, dims(call)))
+
+
+def _plain_weights(call: relax.Call, query: relax.Expr, keys: relax.Expr, mask: relax.Expr) -> relax.Expr:
+    """The softmax of an attention's scores; keys: [B, heads, D, keys]. mask: not read where there is none."""
+    scores = relax.op.multiply(relax.op.matmul(query, keys), relax.const(call.attrs["scale"], "float32"))
     lowest = relax.const(float("-inf"), "float32")
     if call.attrs["mask"]:
-        mask = rest[0]
         scores = (
             relax.op.where(mask, scores, lowest) if mask.ty.dtype == "bool" else relax.op.add(scores, mask)
         )
     weights = relax.op.nn.softmax(scores, axis=-1)
     if call.attrs["nan_to_zero"]:
         weights = relax.op.where(relax.op.isnan(weights), relax.const(0.0, "float32"), weights)
-    mixed = relax.op.permute_dims(relax.op.matmul(weights, split(value, [0, 2, 1, 3])), [0, 2, 1, 3])
-    return builder.normalize(relax.op.reshape(mixed, [batch, length, dims(value)[-1]]))
+    return weights
 
 
 def _register(
@@ -201,6 +253,7 @@ _register(
     lambda call: _features_like(call, dims(call.args[2])[1 if call.attrs["layout"] == "tiles" else -1]),
     _legalize_attention,
 )
+_register("cached_attention", _merged_heads, _legalize_cached_attention)
 _register(
     "to_tiles",
     lambda call: relax.TensorType(

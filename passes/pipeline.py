@@ -13,12 +13,14 @@ from espalier.passes import (
     detect,
     fuse_activation,
     fuse_attention,
+    fuse_cached_attention,
     fuse_linear,
     fuse_norm,
     layout,
     lower,
     partition,
     quantize,
+    still_permutes,
     take_integers,
     widen,
 )
@@ -40,6 +42,8 @@ FRONT = (
     Pass("fuse-activation", _on_mod(fuse_activation.run)),
     Pass("fuse-norm", _on_mod(fuse_norm.run)),
     Pass("fuse-attention", _on_mod(fuse_attention.run)),
+    Pass("fuse-cached-attention", _on_mod(fuse_cached_attention.run)),
+    Pass("still-permutes", _on_mod(still_permutes.run)),
     Pass("fuse-linear", lambda state: state.with_mod(fuse_linear.run(state.mod, state.weights))),
     Pass("detect", detect.run, required=True),
 )
