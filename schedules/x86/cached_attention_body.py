@@ -102,9 +102,7 @@ def _mask_of(
         return None
 
     def score(key: Any, value: Any) -> Any:
-        entry = mask[
-            b if kind.batch else 0, head if kind.heads else 0, s if kind.queries else 0, first + key
-        ]
+        entry = mask[b if kind.batch else 0, head if kind.heads else 0, s if kind.queries else 0, first + key]
         return value + entry if kind.kind == "add" else tirx.Select(entry, value, T.float32(float("-inf")))
 
     return score
@@ -118,7 +116,7 @@ def _moved(places: Any, start: Any) -> Any:
 
 
 class _Job:
-    """The new tokens of one head of one batch, one after another: the buffers, and the steps in their order."""
+    """The new tokens of one head of one batch, one after another: the buffers, and the steps."""
 
     def __init__(self, work: CachedAttentionWork, rows: int) -> None:
         self.work, self.rows = work, rows
