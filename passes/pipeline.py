@@ -52,6 +52,7 @@ FRONT = (
 CPU = (
     Pass("choose", choose.run, required=True),
     Pass("layout", _layouts, required=True),
+    Pass("share", _on_mod(relax.transform.EliminateCommonSubexpr())),
     Pass("lower", lower.run, required=True),
     Pass("bind", bind.run, required=True),
 )
