@@ -27,7 +27,7 @@ from espalier.codegen.fpga.quantise import (
 from espalier.schedules.fpga import graph
 from espalier.schedules.fpga.graph import ACTIVATIONS, Part
 from espalier.schedules.fpga.memory import CapacityError
-from espalier.schedules.fpga.windows import slots_of, sparse_words
+from espalier.schedules.fpga.windows import slots_of, sparse_count
 from espalier.schedules.fpga.work import AttentionWork, LinearWork, Model, NormWork, Work
 from espalier.targets.fpga import isa, latency, semantics
 from espalier.targets.fpga.geometry import Geometry
@@ -77,10 +77,10 @@ class LinearStep:
         """
         weight, mask = self.ints.weight, self.ints.mask
         rows, k = weight.shape
-        blocks = [slice(row, min(row + g.pes, rows)) for row in range(0, rows, g.pes)]
+        blocks = range(0, rows, g.pes)
         found = {"int8-dense": [latency.dense_words(k, g)] * len(blocks)}
         if mask is not None and slots_of(k, g) <= 1 << g.slot_bits:
-            found["int8-sparse"] = [sparse_words(weight[b], mask[b], g).count for b in blocks]
+            found["int8-sparse"] = [sparse_count(mask, row, g) for row in blocks]
         fitting = {name: words for name, words in found.items() if max(words) <= g.wgt_depth}
         if not fitting:
             least = min(max(words) for words in found.values())

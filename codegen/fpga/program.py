@@ -14,7 +14,14 @@ import numpy as np
 from espalier.codegen.fpga.tokens import check_tokens, with_tokens
 from espalier.schedules.fpga.memory import CapacityError, Memory, Outside, Tensor
 from espalier.schedules.fpga.walk import INPUTS, OUTPUTS
-from espalier.schedules.fpga.windows import Words, dense_words, slots_of, sparse_words, to_bytes
+from espalier.schedules.fpga.windows import (
+    Words,
+    block_columns,
+    dense_words,
+    slots_of,
+    sparse_words,
+    to_bytes,
+)
 from espalier.targets.fpga import isa
 from espalier.targets.fpga.geometry import Geometry
 from espalier.targets.fpga.isa import Instruction
@@ -336,7 +343,10 @@ class Builder:
         for row in range(start, start + out.features, g.pes):
             end = min(row + g.pes, start + out.features)
             part = rows.weight[row:end]
-            words = dense_words(part, g) if rows.mask is None else sparse_words(part, rows.mask[row:end], g)
+            if rows.mask is None:
+                words = dense_words(part, g)
+            else:
+                words = sparse_words(part, rows.mask[row:end], g, block_columns(rows.mask, row, g))
             params = self._load_params(rows.entries[row:end])
             at = self._load_weights(words)
             if rows.table is not None:

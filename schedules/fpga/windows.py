@@ -15,6 +15,9 @@ import numpy as np
 
 from espalier.targets.fpga.geometry import Geometry
 
+TALLEST = 64
+"""Rows of the tallest block of HP that is looked for."""
+
 
 @dataclass(frozen=True)
 class Words:
@@ -43,6 +46,50 @@ def slots_of(features: int, geometry: Geometry) -> int:
     return -(-features // geometry.banks)
 
 
+def block_columns(mask: np.ndarray, row: int, geometry: Geometry) -> np.ndarray:
+    """The columns to make windows of for rows `[row, row + pes)` of `mask` bool `[N, K]`: those that take the
+    fewest words.
+
+    These are the columns that the rows keep, or those of a taller block that they are a part of. A block of
+    HP may be taller than the array; where some of its columns are used by none of the array's rows, windows
+    of what they do use would no longer be the pruner's.
+    """
+    g = geometry
+    part = mask[row : row + g.pes]
+    heights = [g.pes]
+    while 2 * heights[-1] <= TALLEST:
+        heights.append(2 * heights[-1])
+    starts = [row // height * height for height in heights]
+    found = [
+        np.flatnonzero(mask[start : start + height].any(0))
+        for start, height in zip(starts, heights, strict=True)
+    ]
+    return min(found, key=lambda columns: _passes(_windows(part, columns, g)[1], g).sum())
+
+
+def sparse_count(mask: np.ndarray, row: int, geometry: Geometry) -> int:
+    """Words of rows `[row, row + pes)` of `mask` bool `[N, K]`, by the columns of `block_columns`."""
+    columns = block_columns(mask, row, geometry)
+    return int(_passes(_windows(mask[row : row + geometry.pes], columns, geometry)[1], geometry).sum())
+
+
+def _windows(mask: np.ndarray, columns: np.ndarray, g: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """(slots int `[windows, banks]`, which weights are kept bool `[windows, rows, banks]`)."""
+    kept = [np.sort(columns[columns % g.banks == bank]) // g.banks for bank in range(g.banks)]
+    windows = max(1, *map(len, kept))
+    slots = np.zeros((windows, g.banks), np.int64)
+    here = np.zeros((windows, len(mask), g.banks), bool)
+    for bank, slot in enumerate(kept):
+        slots[: len(slot), bank] = slot
+        here[: len(slot), :, bank] = mask[:, slot * g.banks + bank].T
+    return slots, here
+
+
+def _passes(here: np.ndarray, g: Geometry) -> np.ndarray:
+    """Words of each window."""
+    return np.maximum(1, -(-here.sum(-1).max(-1) // g.lanes))
+
+
 def sparse_words(
     weight: np.ndarray, mask: np.ndarray, geometry: Geometry, columns: np.ndarray | None = None
 ) -> Words:
@@ -63,18 +110,14 @@ def sparse_words(
         )
     if columns is None:
         columns = np.flatnonzero(mask.any(0))
-    kept = [np.sort(columns[columns % g.banks == bank]) // g.banks for bank in range(g.banks)]
-    windows = max(1, *map(len, kept))
-    slots = np.zeros((windows, g.banks), np.int64)
-    here = np.zeros((windows, g.pes, g.banks), bool)
-    data = np.zeros((windows, g.pes, g.banks), np.int8)
-    for bank, slot in enumerate(kept):
-        columns = slot * g.banks + bank
-        slots[: len(slot), bank] = slot
-        here[: len(slot), :rows, bank] = mask[:, columns].T
-        data[: len(slot), :rows, bank] = np.where(mask, weight, 0)[:, columns].T
+    slots, kept = _windows(mask, columns, g)
+    here = np.zeros((len(slots), g.pes, g.banks), bool)
+    here[:, :rows] = kept
+    data = np.zeros(here.shape, np.int8)
+    places = np.minimum(slots * g.banks + np.arange(g.banks), k - 1)
+    data[:, :rows] = np.where(kept, weight[:, places].transpose(1, 0, 2), 0)
     rank = here.cumsum(-1) - 1  # the place of a kept weight among those of its row and window
-    passes = np.maximum(1, -(-here.sum(-1).max(-1) // g.lanes))
+    passes = _passes(here, g)
     values, masks, order = [], [], []
     for number in range(int(passes.max())):
         which = np.flatnonzero(passes > number)

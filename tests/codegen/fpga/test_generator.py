@@ -234,7 +234,7 @@ def test_what_does_not_fit_is_said(model, tmp_path):
     with pytest.raises(ModelError, match=r"part0 of 24 tokens does not fit pynq-z2 \(P8N2.*activations need"):
         api.compile(model, target=f"{SMALL} -act_depth=16", input_shapes=fixed)
     with pytest.raises(
-        ModelError, match=r"layer 0.query.weight \[48, 48\]: a block of rows takes 12 weight words"
+        ModelError, match=r"layer 0.query.weight \[48, 48\]: a block of rows takes 11 weight words"
     ):
         api.compile(model, target=f"{SMALL} -wgt_depth=4", input_shapes=fixed)
     with pytest.raises(ModelError, match=r"no part of the model can run on the accelerator: .* 4 tokens"):

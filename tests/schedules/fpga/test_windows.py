@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espalier.schedules.fpga.windows import dense_words, sparse_words, to_bytes
+from espalier.schedules.fpga.windows import block_columns, dense_words, sparse_count, sparse_words, to_bytes
 from espalier.targets.fpga.geometry import Geometry
 from espalier.targets.fpga.layout import from_tiles, param_words, to_tiles
 
@@ -55,6 +57,37 @@ def test_bank_balanced_hp_takes_one_word_for_every_lanes_weights(keep, n, seed):
     words = sparse_words(np.ones((16, 64), np.int8), mask, G)
     assert words.count == keep * -(-n // 4)
     assert n != 4 or (words.masks.sum(-1) == 4).all()
+
+
+@given(st.integers(1, 8), st.integers(3, 4), st.integers(0, 2**32))
+def test_a_block_taller_than_the_array_keeps_its_windows(keep, n, seed):
+    """Of 4 rows with half the weights each window has a column that none of them uses, mostly."""
+    g = replace(G, pes=4, tokens=4)
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((70, 64), bool)
+    for row in (0, 32, 64):
+        mask[row : row + 32] = bank_balanced(rng, len(mask[row : row + 32]), 64, keep, n, 8)
+    weight = np.where(mask, rng.integers(-128, 128, mask.shape), 0).astype(np.int8)
+    for row in range(0, 64, 4):
+        assert sparse_count(mask, row, g) <= keep
+    for row in range(0, 70, 4):
+        part = slice(row, row + 4)
+        words = sparse_words(weight[part], mask[part], g, block_columns(mask, row, g))
+        assert words.count == sparse_count(mask, row, g) <= sparse_words(weight[part], mask[part], g).count
+        np.testing.assert_array_equal(unpack(words, g, len(weight[part]), 64), weight[part])
+
+
+@given(st.integers(1, 70), st.integers(1, 40), st.floats(0, 1), st.integers(0, 2**32))
+def test_any_mask_round_trips_by_blocks(rows, k, density, seed):
+    g = replace(G, pes=8)
+    rng = np.random.default_rng(seed)
+    mask = rng.random((rows, k)) < density
+    weight = np.where(mask, rng.integers(-128, 128, (rows, k)), 0).astype(np.int8)
+    for row in range(0, rows, 8):
+        part = slice(row, row + 8)
+        words = sparse_words(weight[part], mask[part], g, block_columns(mask, row, g))
+        assert words.count == sparse_count(mask, row, g)
+        np.testing.assert_array_equal(unpack(words, g, len(weight[part]), k), weight[part])
 
 
 def test_dense_words_hold_lanes_of_consecutive_columns():
