@@ -22,13 +22,7 @@ def load_f32(model: Path, inputs: Arrays, threads: int) -> Run:
 
 
 def _load(model: Path, inputs: Arrays, threads: int, extra: dict[str, str]) -> Run:
-    """One stream of `threads` threads, shapes fixed to those of `inputs`."""
-    config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY", **extra}
-    core = openvino.Core()
-    read = core.read_model(model)
-    read.reshape({name: openvino.PartialShape(list(array.shape)) for name, array in inputs.items()})
-    compiled = core.compile_model(read, "CPU", config)
-    request = compiled.create_infer_request()
+    request = compiled(model, inputs, threads, extra).create_infer_request()
     # a port may have several names, so outputs are told by their order, which is the file's
     names = [output.name for output in onnx.load(str(model), load_external_data=False).graph.output]
     feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
@@ -38,3 +32,12 @@ def _load(model: Path, inputs: Arrays, threads: int, extra: dict[str, str]) -> R
         return {name: results[index] for index, name in enumerate(names)}
 
     return run
+
+
+def compiled(model: Path, inputs: Arrays, threads: int, extra: dict[str, str]) -> openvino.CompiledModel:
+    """One stream of `threads` threads, shapes fixed to those of `inputs`."""
+    config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY", **extra}
+    core = openvino.Core()
+    read = core.read_model(model)
+    read.reshape({name: openvino.PartialShape(list(array.shape)) for name, array in inputs.items()})
+    return core.compile_model(read, "CPU", config)
