@@ -43,8 +43,11 @@ STRUCTURES = {
     "hp-1of4": "hp(B=32,v=4,n=1)",
     "nm16": "nm(v=16)",
 }
-SMALLER = {("digits", "bp+pp"): "bp+pp(B=32,p=16,m=4)"}
-"""Where weights have no whole block of 100 x 100."""
+SMALLER = {
+    ("digits", "bp+pp"): "bp+pp(B=32,p=16,m=4)",
+    ("wikitext-2-small", "bp+pp"): "bp+pp(B=32,p=20,m=4)",
+}
+"""Where blocks of 100 x 100 would leave too much of a weight outside."""
 
 
 @dataclass(frozen=True)
