@@ -65,8 +65,8 @@ def _question(call: relax.Call, state: State) -> Question:
     integers = state.quantized.get(call.attrs["layer"])
     works = [LinearWork(n, k, packed.structure, epilogue, layout) for layout in ("tiles", "tokens")]
     if integers is not None:
-        # what a model gives as integers is computed so
-        works = [*([] if integers.given else works), int8_work(works[0], integers, packed)]
+        # where the model gives integers a kernel on floats reads what they stand for, in tiles
+        works = [*(works[:1] if integers.given else works), int8_work(works[0], integers, packed)]
     return Question(
         name=call.attrs["layer"],
         weight=weight.name,
@@ -79,6 +79,8 @@ def _question(call: relax.Call, state: State) -> Question:
 
 def _layer(question: Question, estimates: list[Estimate], state: State) -> Layer:
     best = estimates[0]
+    given = question.integers is not None and question.integers.given
+    is_rounded = given or best.kernel.work.dtype == "int8"
     return Layer(
         name=question.name,
         weight=question.weight,
@@ -89,5 +91,5 @@ def _layer(question: Question, estimates: list[Estimate], state: State) -> Layer
         measured=tuple(one.kernel.name for one in estimates if one.how == "measured"),
         tokens=question.tokens,
         rows=question.rows,
-        quantization=question.integers if best.kernel.work.dtype == "int8" else None,
+        quantization=question.integers if is_rounded else None,
     )

@@ -61,12 +61,18 @@ def bindings(mod: tvm.IRModule) -> list[tuple[relax.Var, relax.Expr]]:
     return [(b.var, b.value) for block in mod["main"].body.blocks for b in block.bindings]
 
 
-def rewrite(mod: tvm.IRModule, visit: Visit, *, builder: relax.BlockBuilder | None = None) -> tvm.IRModule:
+def rewrite(
+    mod: tvm.IRModule,
+    visit: Visit,
+    *,
+    builder: relax.BlockBuilder | None = None,
+    more: Sequence[relax.Var] = (),
+) -> tvm.IRModule:
     """Emit `main` again, with what `visit` returns in place of each binding's value (None: as it is).
 
     `visit(value, scope, emit)` gets the value over the *new* variables, their definitions, and a way to emit
     further bindings. Bindings that nothing reads any more are dropped. `builder` holds the functions to which
-    new calls may refer; what the module has besides `main` is kept.
+    new calls may refer; what the module has besides `main` is kept. `more` are further parameters.
     """
     old: relax.Function = mod["main"]
     pairs = bindings(mod)
@@ -81,7 +87,7 @@ def rewrite(mod: tvm.IRModule, visit: Visit, *, builder: relax.BlockBuilder | No
     for param in old.params:
         scope.read(param, reads[param])
     attrs = {key: value for key, value in (old.attrs or {}).items() if key != "global_symbol"}
-    with builder.function("main", list(old.params), attrs=attrs):
+    with builder.function("main", [*old.params, *more], attrs=attrs):
         with builder.dataflow():
             for var, value in pairs:
                 value = builder.normalize(substitute(value, new))

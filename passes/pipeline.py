@@ -11,6 +11,7 @@ from espalier.passes import (
     bind,
     choose,
     detect,
+    float_products,
     fuse_activation,
     fuse_attention,
     fuse_cached_attention,
@@ -39,6 +40,7 @@ def _layouts(state: State) -> State:
 FRONT = (
     Pass("widen", widen.run),
     Pass("clean", _on_mod(relax.transform.EliminateCommonSubexpr())),
+    Pass("float-products", float_products.run),
     Pass("fuse-activation", _on_mod(fuse_activation.run)),
     Pass("fuse-norm", _on_mod(fuse_norm.run)),
     Pass("fuse-attention", _on_mod(fuse_attention.run)),

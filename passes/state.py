@@ -39,7 +39,7 @@ class Layer:
     rows: tvm.ir.Expr | int = 0
     """The number of tokens in terms of the model's dimensions."""
     quantization: Quantization | None = None
-    """How the activations become integers, for a kernel on integers."""
+    """How the activations become integers, for a kernel on integers or where the model says so."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class State:
     error: float | None = None
     """What rounding costs: of the outputs on the samples, root mean square, relative."""
     quantized: Mapping[str, Quantization] = field(default_factory=dict)
-    """Linear layers that may be computed on integers, or must be where the model gives them."""
+    """Linear layers that may be computed on integers, and those whose integers the model gives."""
     bounds: Mapping[str, int] = field(default_factory=dict)
     """Most of every named dimension."""
     estimator: Estimator = field(default_factory=ByRule)

@@ -1,9 +1,11 @@
 """Take integers: linear layers that the model itself gives as integers are computed so.
 
-Handled: `dequantise(quantise(x)) @ W` with constant scale and zero point of 8 bits for all of x, where every
-column of W is integers of 9 bits times a scale, as in models with QuantizeLinear and DequantizeLinear. The
-layer then reads x itself; its kernel rounds x to the same integers and sums them exactly.
-Not handled: scales that are computed at run time, which stay as the model writes them.
+Handled: `dequantise(quantise(x)) @ W`, where every column of W is integers of 9 bits times a scale. Scale
+and zero point of x are constants of 8 bits for all of x, as in models with QuantizeLinear and
+DequantizeLinear, or come from its own range, as DynamicQuantizeLinear defines. The layer then reads x itself,
+which is rounded to the same integers; what is multiplied and added up are integers, or the floats that these
+stand for.
+Not handled: a scale for each token or feature, which stays as the model writes it.
 """
 
 from __future__ import annotations
@@ -52,6 +54,11 @@ def _source(x: relax.Expr, scope: Scope) -> tuple[relax.Expr, Quantization] | No
     scaled = scope.call(x, "multiply")
     if scaled is None:
         return None
+    return _static(scaled, scope) or _dynamic(scaled, scope)
+
+
+def _static(scaled: relax.Call, scope: Scope) -> tuple[relax.Expr, Quantization] | None:
+    """For constants."""
     scale = scalar(scaled.args[1])
     shifted = scope.call(scaled.args[0], "subtract")
     zero = 0.0 if shifted is None else scalar(shifted.args[1])
@@ -69,6 +76,69 @@ def _source(x: relax.Expr, scope: Scope) -> tuple[relax.Expr, Quantization] | No
         return None
     shift = SHIFT[str(narrowed.attrs.dtype)]
     return divided.args[0], Quantization("static", scale, int(zero) + shift, given=True)
+
+
+def _dynamic(scaled: relax.Call, scope: Scope) -> tuple[relax.Expr, Quantization] | None:
+    """For what DynamicQuantizeLinear defines."""
+    centred, scale = scaled.args
+    shifted = scope.call(_uncast(centred, scope), "subtract")
+    if shifted is None:
+        return None
+    whole, point = (_uncast(arg, scope) for arg in shifted.args)
+    whole = _unclipped(whole, "uint8", scope)
+    added = None if whole is None else scope.call(whole, "add")
+    rounded = None if added is None else scope.call(added.args[0], "round")
+    divided = None if rounded is None else scope.call(rounded.args[0], "divide")
+    if added is None or divided is None:
+        return None
+    x = divided.args[0]
+    low = _low_of_scale(scale, x, scope)
+    whole = _unclipped(point, "uint8", scope)
+    rounded = None if whole is None else scope.call(whole, "round")
+    negated = None if rounded is None else scope.call(rounded.args[0], "negative")
+    quotient = None if negated is None else scope.call(negated.args[0], "divide")
+    if low is None or quotient is None or x.ty.dtype != "float32":
+        return None
+    pairs = (
+        (quotient.args[0], low),
+        (quotient.args[1], scale),
+        (divided.args[1], scale),
+        (added.args[1], point),
+    )
+    if not all(scope.value(left).same_as(scope.value(right)) for left, right in pairs):
+        return None
+    return x, Quantization("tensor", given=True)
+
+
+def _low_of_scale(scale: relax.Expr, x: relax.Expr, scope: Scope) -> relax.Expr | None:
+    """`low` where the scale is `(high - low) / 255` of the range of all of x and 0, and 1 where that is 0."""
+    chosen = scope.call(scale, "where")
+    step = None if chosen is None or scalar(chosen.args[1]) != 1 else scope.call(chosen.args[2], "divide")
+    is_zero = None if chosen is None else scope.call(chosen.args[0], "equal")
+    width = None if step is None or scalar(step.args[1]) != 255 else scope.call(step.args[0], "subtract")
+    if width is None or is_zero is None or scalar(is_zero.args[1]) != 0:
+        return None
+    if not scope.value(is_zero.args[0]).same_as(step):
+        return None
+    for end, outer, inner in zip(width.args, ("maximum", "minimum"), ("max", "min"), strict=True):
+        with_zero = scope.call(end, outer)
+        if with_zero is None or scalar(with_zero.args[1]) != 0:
+            return None
+        of_all = scope.call(with_zero.args[0], inner)
+        if of_all is None or not of_all.args[0].same_as(x) or not _is_single(of_all):
+            return None
+    return width.args[1]
+
+
+def _uncast(value: relax.Expr, scope: Scope) -> relax.Expr:
+    """What a value was before casts between integers and floats."""
+    while (cast := scope.call(value, "astype")) is not None:
+        value = cast.args[0]
+    return value
+
+
+def _is_single(value: relax.Expr) -> bool:
+    return all(isinstance(dim, int) and dim == 1 for dim in dims(value))
 
 
 def _unclipped(value: relax.Expr, dtype: str, scope: Scope) -> relax.Expr | None:

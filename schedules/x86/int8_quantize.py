@@ -7,6 +7,8 @@ given   the same with the scale f32 [1] itself
 token   parameters x, factors f32 [K] of the features, q, scales f32 [tiles, 16], zeros i32 [tiles, 16]: a
         scale for each token, from its own least and largest value (0 among them)
 tensor  parameters x, m int64, q, scales, zeros: one scale from all m tokens, the same everywhere
+
+With `back` q is f32: what the integers stand for, `scale * (q - zero)`.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuantizeWork:
-    """divide: x / scale as ONNX says, without factors; else x times the reciprocal of scale."""
+    """divide: x / scale as ONNX says, without factors; else x times the reciprocal of scale. back: only with
+    divide."""
 
     features: int
     levels: int
     mode: Literal["static", "token", "tensor"]
     divide: bool = False
+    back: bool = False
 
 
 def quantize_tiles(work: QuantizeWork, name: str) -> PrimFunc:

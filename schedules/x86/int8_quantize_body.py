@@ -47,7 +47,7 @@ def emit(work: QuantizeWork) -> None:
     scales, zeros = (None, None) if static else (handle("scales"), handle("zeros"))
     tiles: Any = tirx.Var("tiles", "int64")
     x = matched("X", x, (tiles, work.features, LANES))
-    q = matched("Q", q, (tiles, work.features, LANES), "uint8")
+    q = matched("Q", q, (tiles, work.features, LANES), "float32" if work.back else "uint8")
     if not static:
         scales = matched("S", scales, (tiles, LANES))
         zeros = matched("Z", zeros, (tiles, LANES), "int32")
@@ -76,7 +76,9 @@ def emit(work: QuantizeWork) -> None:
         else:
             rounding = _Rounding.of(work, scales[tile, vector()], zeros[tile, vector()])
         with loop("k", work.features) as k:
-            store(q, [tile, k, vector()], rounding.integers(value(tile, k)).astype("uint8x16"))
+            one = value(tile, k)
+            put = rounding.floats(one) if work.back else rounding.integers(one).astype("uint8x16")
+            store(q, [tile, k, vector()], put)
 
 
 def _existing(value: Any, tile: Any, m: Any) -> Any:
@@ -144,10 +146,18 @@ class _Rounding:
         return cls(scale, work.divide, zero, least, most)
 
     def integers(self, x: Any) -> Any:
+        return self._centred(x) + self.zero
+
+    def floats(self, x: Any) -> Any:
+        """What the integers stand for; only where x is divided by the scale."""
+        return self._centred(x).astype(f"float32x{LANES}") * self.scale
+
+    def _centred(self, x: Any) -> Any:
+        """Integers from which the zero point is taken."""
         if self.scale is not None:
             x = x / self.scale if self.divide else x * self.scale
         # the bounds are whole, so that rounding after them stays within
-        return _rounded(tirx.min(self.most, tirx.max(self.least, x))) + self.zero
+        return _rounded(tirx.min(self.most, tirx.max(self.least, x)))
 
 
 def _rounded(value: Any) -> Any:

@@ -23,6 +23,7 @@ WORKS = [
     for levels, divide in ((255, True), (127, False))
     if divide or mode != "tensor"  # which only models ask for
 ]
+BACK = [QuantizeWork(K, 255, mode, divide=True, back=True) for mode in ("static", "tensor")]
 
 
 @cache
@@ -36,6 +37,27 @@ def built(work: QuantizeWork) -> Any:
 def reference(x: np.ndarray, scale: np.ndarray, zero: np.ndarray, work: QuantizeWork) -> np.ndarray:
     value = x / scale if work.divide else x * (F32(1) / scale)
     return np.clip(np.rint(value) + zero, 0, work.levels)
+
+
+@pytest.mark.parametrize("work", BACK, ids=lambda work: work.mode)
+@settings(max_examples=20)
+@given(count=st.integers(1, 40), seed=st.integers(0, 10**6))
+def test_what_integers_stand_for(work: QuantizeWork, count: int, seed: int) -> None:
+    import tvm
+
+    x = (np.random.default_rng(seed).standard_normal((count, K)) * 3).astype(F32)
+    y = tvm.runtime.tensor(tiles(np.full((count, K), np.nan, F32)))
+    arguments = [tvm.runtime.tensor(tiles(x, np.nan))]
+    if work.mode == "static":
+        scale, zero = np.full((count, 1), 0.03, F32), np.full((count, 1), 41)
+        told = (scale[0], zero[0].astype(np.int32))
+        built(work)(*arguments, *map(tvm.runtime.tensor, told), y)
+    else:
+        scale, zero = ranged(x, work)
+        out = [tvm.runtime.tensor(np.zeros((y.shape[0], 16), dtype)) for dtype in (F32, np.int32)]
+        built(work)(*arguments, count, y, *out)
+    want = (reference(x, scale, zero, work) - zero).astype(F32) * scale
+    np.testing.assert_array_equal(tokens(y.numpy(), count), want)
 
 
 def ranged(x: np.ndarray, work: QuantizeWork) -> tuple[np.ndarray, np.ndarray]:
