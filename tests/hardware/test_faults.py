@@ -145,20 +145,20 @@ def test_failing_compiler_says_how_to_see_why(monkeypatch, tmp_path):
     assert "--no-such-option" in error.value.hint
 
 
-def run_bad_programs_and_noise():
+def run_bad_programs_and_noise(kind, streams, cycles):
     """Every bad program, streams of noise and a good one; for the sanitizers."""
     rng = np.random.default_rng(0)
-    with Device("functional", G, 1 << 14) as device:
+    with Device(kind, G, 1 << 14) as device:
         for region in range(4):
             device.region(region, 1 << 12, 1 << 12)
         for program, _, _ in BAD.values():
-            device.try_run(isa.assemble(program))
+            device.try_run(isa.assemble(program), cycles=cycles)
         device.write(0, rng.integers(0, 256, 1 << 14).astype(np.uint8))
-        for n in range(3000):
+        for n in range(streams):
             body = [_noise(rng, small=n % 2 == 0) for _ in range(int(rng.integers(1, 6)))]
-            device.try_run(isa.assemble([START, *body, FINISH]))
-            device.try_run(rng.integers(0, 256, 64).astype(np.uint8).tobytes())
-    random_case(1, G).run("functional")
+            device.try_run(isa.assemble([START, *body, FINISH]), cycles=cycles)
+            device.try_run(rng.integers(0, 256, 64).astype(np.uint8).tobytes(), cycles=cycles)
+    random_case(1, G).run(kind)
 
 
 def _noise(rng, *, small):
@@ -169,7 +169,24 @@ def _noise(rng, *, small):
     return Instruction(form.name, {k: v for k, v in {**values, **tokens}.items() if k != "op"})
 
 
-def test_no_memory_error_and_no_undefined_behaviour(tmp_path):
+SANITIZED = {
+    "functional": ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "rtl": [
+        *("-CFLAGS", "-O0 -fsanitize=address", "-LDFLAGS", "-fsanitize=address"),
+        *("-MAKEFLAGS", "OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0"),
+    ],
+}
+"""Flags that come last. Checks of undefined behaviour in Verilator's code take a quarter of an hour to compile."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "streams", "cycles"),
+    [
+        ("functional", 3000, 100_000),
+        pytest.param("rtl", 20, 2000, marks=needs_verilator),
+    ],
+)
+def test_no_memory_error_and_no_undefined_behaviour(tmp_path, kind, streams, cycles):
     def path(name):
         return subprocess.run(
             ["g++", f"-print-file-name={name}"], capture_output=True, text=True
@@ -178,10 +195,10 @@ def test_no_memory_error_and_no_undefined_behaviour(tmp_path):
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from espalier.targets.fpga import simulator\n"
-        "plain = simulator._functional_command\n"
-        "simulator._functional_command = lambda: [*plain(), '-g', '-O1', '-fsanitize=address,undefined',"
-        " '-fno-sanitize-recover=all']\n"
-        "import test_faults; test_faults.run_bad_programs_and_noise(); print('sound')\n"
+        f"plain = simulator._{kind}_command\n"
+        f"simulator._{kind}_command = lambda *args: [*plain(*args), *{SANITIZED[kind]}]\n"
+        f"import test_faults; test_faults.run_bad_programs_and_noise('{kind}', {streams}, {cycles})\n"
+        "print('sound')\n"
     )
     env = {
         **os.environ,
