@@ -176,7 +176,7 @@ SANITIZED = {
         *("-MAKEFLAGS", "OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0"),
     ],
 }
-"""Flags that come last. Checks of undefined behaviour in Verilator's code take a quarter of an hour to compile."""
+"""Flags that come last. Checks of undefined behaviour in Verilator's code take 15 minutes to build."""
 
 
 @pytest.mark.parametrize(
