@@ -6,18 +6,21 @@ as they hold. The number of tokens is the model's where it is fixed, `NOMINAL_TO
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import tvm
 from tvm import relax
 
 from espalier.passes import ops
 from espalier.passes.graph import bindings, dims, operator, product
-from espalier.passes.quantize import int8_work
 from espalier.passes.state import Layer, State
 from espalier.schedules import Epilogue, LinearKernel, LinearWork, Quantization, linear_candidates
 from espalier.schedules.estimate import Estimate
+from espalier.schedules.x86.int8_pack import integers
+from espalier.sparsity import Packed
 
 NOMINAL_TOKENS = 128
 
@@ -40,20 +43,35 @@ class Question:
 
 def run(state: State) -> State:
     """Fill `layers`. The module stays as it is."""
-    answers: dict[tuple[tuple[LinearKernel, ...], int], list[Estimate]] = {}
-    layers = {}
+    layers = {question.name: _layer(question, estimates, state) for question, estimates in answers(state)}
+    return replace(state, layers=layers)
+
+
+def answers(state: State) -> Iterator[tuple[Question, list[Estimate]]]:
+    """What the estimator says to each question, the best first. The same is asked once."""
+    known: dict[tuple[tuple[LinearKernel, ...], int], list[Estimate]] = {}
     for question in questions(state):
         same = (question.bases, question.tokens)
-        if same not in answers:
-            answers[same] = state.estimator.estimates(*same, state.threads)
-        layers[question.name] = _layer(question, answers[same], state)
-    return replace(state, layers=layers)
+        if same not in known:
+            known[same] = state.estimator.estimates(*same, state.threads)
+        yield question, known[same]
 
 
 def questions(state: State) -> list[Question]:
     """The linear layers of `main`, in order."""
     values: list[Any] = [value for _, value in bindings(state.mod)]
     return [_question(value, state) for value in values if operator(value) == "espalier.linear"]
+
+
+def _int8_work(work: LinearWork, quantization: Quantization, packed: Packed) -> LinearWork:
+    """The same layer on integers."""
+    largest = 0
+    if quantization.given:
+        found = integers(packed.unpack())
+        assert found is not None
+        largest = max(1, int(np.abs(found[0]).max(initial=0)))
+    scaling = "static" if quantization.mode == "static" else "token"
+    return replace(work, dtype="int8", scaling=scaling, largest=largest)
 
 
 def _question(call: relax.Call, state: State) -> Question:
@@ -66,7 +84,7 @@ def _question(call: relax.Call, state: State) -> Question:
     works = [LinearWork(n, k, packed.structure, epilogue, layout) for layout in ("tiles", "tokens")]
     if integers is not None:
         # where the model gives integers a kernel on floats reads what they stand for, in tiles
-        works = [*(works[:1] if integers.given else works), int8_work(works[0], integers, packed)]
+        works = [*(works[:1] if integers.given else works), _int8_work(works[0], integers, packed)]
     return Question(
         name=call.attrs["layer"],
         weight=weight.name,

@@ -3,25 +3,27 @@
 Inputs are rounded to u8 by a scale of their own for each token, or, where samples were given and the error
 stays the same, by constants. Before that features are evened out: x[k] is multiplied and W[:, k] divided by
 `sqrt(max |W[:, k]| / max |x[k]|)`, so that a few large features do not cost all others their precision
-(SmoothQuant, Xiao et al., 2023, with alpha = 1/2). Layers whose rounding does the most harm for the time it
-saves stay in float until the model's outputs on the samples are within the error.
+(SmoothQuant, Xiao et al., 2023, with alpha = 1/2). Layers that integers do not make faster stay in float, and
+those whose rounding does the most harm for the time it saves, until the model's outputs on the samples are
+within the error.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from espalier.errors import UsageError
+from espalier.passes import choose
 from espalier.passes.samples import Samples
 from espalier.passes.state import State
 from espalier.passes.trial import LinearLayer, Trial, linear_layers
-from espalier.schedules import LinearWork, Quantization
+from espalier.schedules import Quantization
 from espalier.schedules.x86.int8_dot import Dot, dots
-from espalier.schedules.x86.int8_pack import integers, quantized
-from espalier.sparsity import Packed
+from espalier.schedules.x86.int8_pack import quantized
 
 TOKENS = 512
 """Tokens of a layer's input, spread over the samples, that errors are estimated with."""
@@ -34,23 +36,12 @@ WORSE = 1.1
 def run(state: State) -> State:
     """Fill `quantized` and `error`. The module stays as it is.
 
-    Raises UsageError where no choice of layers meets the error.
+    Raises UsageError where no choice of layers that would be faster meets the error.
     """
     free = any(layer.name not in state.quantized for layer in linear_layers(state))
     if state.samples is None or not free:
         return state
     return _Search(state, state.samples).run()
-
-
-def int8_work(work: LinearWork, quantization: Quantization, packed: Packed) -> LinearWork:
-    """The same layer on integers."""
-    largest = 0
-    if quantization.given:
-        found = integers(packed.unpack())
-        assert found is not None
-        largest = max(1, int(np.abs(found[0]).max(initial=0)))
-    scaling = "static" if quantization.mode == "static" else "token"
-    return replace(work, dtype="int8", scaling=scaling, largest=largest)
 
 
 @dataclass(frozen=True)
@@ -79,6 +70,8 @@ class _Search:
 
     def run(self) -> State:
         plans = self._plans()
+        saved = self._saved(plans)
+        plans = {name: plan for name, plan in plans.items() if saved[name] > 0}
         error = self._error(plans)
         most = self.samples.max_error
         kept = dict(plans)
@@ -86,18 +79,30 @@ class _Search:
             # errors of layers add up in squares; how much of them reaches the outputs is measured
             reach = error**2 / sum(plan.error for plan in kept.values())
             room = most**2 / reach * 0.9
-            for name in sorted(kept, key=lambda name: -kept[name].error):
+            for name in sorted(kept, key=lambda name: -kept[name].error / saved[name]):
                 if sum(plan.error for plan in kept.values()) <= room:
                     break
                 del kept[name]
             error = self._error(kept)
-        if not kept:
+        if plans and not kept:
             raise UsageError(
                 f"--dtype int8: no linear layer can be rounded within an error of {most:.2%}",
                 hint=f"all of them err by {self._error(plans):.2%}; allow that by --max-error",
             )
         chosen = {name: plan.quantization for name, plan in kept.items()}
         return replace(self.state, quantized={**chosen, **self.state.quantized}, error=error)
+
+    def _saved(self, plans: Mapping[str, _Plan]) -> dict[str, float]:
+        """Milliseconds by which the fastest kernel on integers is faster than that on floats."""
+        quantized = {name: plan.quantization for name, plan in plans.items()}
+        saved = {}
+        for question, estimates in choose.answers(replace(self.state, quantized=quantized)):
+            times = {True: math.inf, False: math.inf}
+            for one in estimates:
+                is_rounded = one.kernel.work.dtype == "int8"
+                times[is_rounded] = min(times[is_rounded], one.milliseconds)
+            saved[question.name] = times[False] - times[True]
+        return saved
 
     def _error(self, plans: Mapping[str, _Plan]) -> float:
         """Root mean square of the outputs' differences over that of the outputs, the worst output's."""

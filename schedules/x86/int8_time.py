@@ -1,5 +1,7 @@
 """Predicted times of the int8 kernels: cycles of multiplications, of all vector operations, or of loads.
 
+The rounding of the activations is counted to every layer, also where several read the same.
+
 Source of the form of the bound: linear_time.py. The instructions of a step are those of int8_dot.py.
 """
 
@@ -16,6 +18,8 @@ EFFICIENCY = 0.85
 GROUP_CYCLES = 20
 END_OPS = 4
 """Vector operations that scale and store 16 sums, without the activation."""
+ROUNDING_OPS = {"token": 12, "static": 6}
+"""Vector operations that round a vector of activations (Zen 1, 128 x 384 and 128 x 1536)."""
 
 
 def milliseconds(work: LinearWork, cpu: Cpu, shape: Int8Shape, tiles: int, m: int, threads: int) -> float:
@@ -42,6 +46,7 @@ def milliseconds(work: LinearWork, cpu: Cpu, shape: Int8Shape, tiles: int, m: in
     cycles += shape.all_lists * shape.groups * GROUP_CYCLES / tiles
     ends = END_OPS + ACTIVATION_OPS[work.epilogue.activation]
     cycles += work.n * vectors * ends / fma
+    cycles += work.k * vectors * ROUNDING_OPS[work.scaling] / fma
     jobs = shape.jobs * -(-m_tiles // tiles)
     threads = min(threads, cpu.cores)
     share = -(-jobs // threads) / jobs

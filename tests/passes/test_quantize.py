@@ -14,7 +14,7 @@ from espalier.errors import DataError, UsageError
 
 pytestmark = pytest.mark.compile
 
-K, H, N = 24, 40, 12
+K, H, N = 120, 200, 60
 
 
 @pytest.fixture(scope="module")
