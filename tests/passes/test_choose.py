@@ -14,7 +14,7 @@ from espalier.passes.frontend import import_model, read_model
 from espalier.passes.pipeline import PIPELINES
 from espalier.passes.state import State
 from espalier.schedules import LinearKernel
-from espalier.schedules.estimate import ByRule, Estimate, ranked
+from espalier.schedules.estimate import PRECISION, ByRule, Estimate, How, ranked
 from espalier.sparsity import HP
 from espalier.targets.parse import parse_target
 
@@ -66,14 +66,24 @@ def test_by_rule_the_least_time_wins_and_dense_is_among_the_candidates(asked: St
     for question, layer in zip(choose.questions(asked), choose.run(asked).layers.values(), strict=True):
         assert layer.name == question.name and layer.measured == () and layer.how == "predicted"
         assert layer.candidates == {base.name: base.milliseconds(48, 1) for base in question.bases}
-        assert layer.candidates[layer.kernel.name] == min(layer.candidates.values())
-        assert any("dense" in name for name in layer.candidates)
+        dense = min(ms for name, ms in layer.candidates.items() if "dense" in name)
+        fastest = min(layer.candidates.values())
+        assert layer.candidates[layer.kernel.name] == (dense if dense <= PRECISION * fastest else fastest)
 
 
 def test_equal_times_are_ranked_by_name(asked: State) -> None:
     bases = choose.questions(asked)[0].bases
     level = [Estimate(base, 1.0, "predicted") for base in bases]
     assert ranked(level) == ranked(level[::-1])
+
+
+@pytest.mark.parametrize(("how", "first"), [("predicted", "dense"), ("measured", "sparse")])
+def test_a_prediction_must_beat_dense_by_more_than_it_errs(asked: State, how: How, first: str) -> None:
+    bases = choose.questions(asked)[0].bases
+    times = {base: 1.0 if "dense" in base.name else 0.97 if base is bases[-1] else 2.0 for base in bases}
+    assert "dense" not in bases[-1].name
+    found = ranked([Estimate(base, ms, how) for base, ms in times.items()])
+    assert ("dense" in found[0].kernel.name) == (first == "dense")
 
 
 def test_kernels_that_differ_in_what_the_code_does_not_see_share_a_function() -> None:
