@@ -150,7 +150,8 @@ def sections(points: dict[str, dict[str, Any]]) -> list[str]:
         ]
         lines += table(["structure", *(f"{100 * share:g} %" for share in sparsities)], rows)
         lines += ["", f"![{task}](pruning/{plot_name(task, steps)})", ""]
-        lines += gap_lines(lookup, sparsities)
+        lines += gap_lines(lookup, sparsities, "")
+        lines += perplexity_table(lookup, sparsities)
         lines += ["", "Before any retraining:", ""]
         rows = [
             [name, *(cell(lookup.get((structure, share, "")), "one_shot") for share in sparsities)]
@@ -160,16 +161,17 @@ def sections(points: dict[str, dict[str, Any]]) -> list[str]:
         lines += table(["structure", *(f"{100 * share:g} %" for share in sparsities)], rows)
         lines += ["", "Kilobytes of all pruned weights (float32 values) in each format:", ""]
         lines += size_table(lookup, sparsities)
+        lines += budget_table(lookup, sparsities)
         lines += variant_table(lookup)
     return lines
 
 
-def gap_lines(lookup: dict[Any, list[dict[str, Any]]], sparsities: list[float]) -> list[str]:
+def gap_lines(lookup: dict[Any, list[dict[str, Any]]], sparsities: list[float], variant: str) -> list[str]:
     """How HP stands to BP, block 32x32 and unstructured, where all are there."""
     lines = []
     for share in sparsities:
         wanted = ("hp", "bp", "block32x32", "unstructured")
-        have = {name: lookup.get((name, share, "")) for name in wanted}
+        have = {name: lookup.get((name, share, variant)) for name in wanted}
         if not all(have.values()):
             continue
         mean = {name: statistics.mean(figures(found)) for name, found in have.items() if found}
@@ -200,9 +202,53 @@ def size_table(lookup: dict[Any, list[dict[str, Any]]], sparsities: list[float])
     return table(["structure", "zeros %", "its own format", "CSR", "BCSR", "bitmap", "COO"], rows)
 
 
+def perplexity_table(lookup: dict[Any, list[dict[str, Any]]], sparsities: list[float]) -> list[str]:
+    """Of a language model, by all that were pruned."""
+    told = {key: found for key, found in lookup.items() if "perplexity" in found[0]["metric"]["dense"]}
+    if not told:
+        return []
+
+    def mean(found: list[dict[str, Any]], stage: str = "retrained") -> str:
+        return f"{statistics.mean(point['metric'][stage]['perplexity'] for point in found):.1f}"
+
+    rows = [
+        [name + (f", {VARIANTS[variant]}" if variant else ""), f"{100 * share:g} %", mean(told[key])]
+        for structure, name in NAMES.items()
+        for share in sparsities
+        for variant in VARIANTS
+        if (key := (structure, share, variant)) in told
+    ]
+    dense = mean(next(iter(told.values())), "dense")
+    return [
+        "",
+        f"Perplexity, {dense} of the dense model:",
+        "",
+        *table(["structure", "zeros", "perplexity"], rows),
+    ]
+
+
+def budget_table(lookup: dict[Any, list[dict[str, Any]]], sparsities: list[float]) -> list[str]:
+    """Every structure with the same sparsity in all layers, and with budgets by sensitivity."""
+    lines: list[str] = []
+    for share in sparsities:
+        rows = [
+            [name, cell(lookup.get((structure, share, ""))), cell(found, "one_shot"), cell(found)]
+            for structure, name in NAMES.items()
+            if (found := lookup.get((structure, share, "sensitivity")))
+        ]
+        if len(rows) > 1:
+            lines += ["", f"Budgets by sensitivity at {100 * share:g} %:", ""]
+            head = ["structure", "uniform budgets", "by sensitivity, before retraining", "after"]
+            lines += [*table(head, rows), ""]
+            lines += gap_lines(lookup, [share], "sensitivity")
+    return lines
+
+
 def variant_table(lookup: dict[Any, list[dict[str, Any]]]) -> list[str]:
     """How the same structure and sparsity fares by other methods."""
-    bases = sorted({(structure, share) for structure, share, variant in lookup if variant})
+    bases = sorted(
+        {(structure, share) for structure, share, variant in lookup if variant and structure == "hp"}
+    )
     lines: list[str] = []
     for structure, share in bases:
         rows = [
