@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -29,6 +30,10 @@ TOKENS = 512
 """Tokens of a layer's input, spread over the samples, that errors are estimated with."""
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 """Parts of the range seen that are tried as static ranges."""
+PROBES = 2
+"""Samples that show what rounding one layer does to the outputs."""
+TRIES = 5
+"""Choices of layers whose error is measured on all samples."""
 WORSE = 1.1
 """A static scale may err so much more than one for each token."""
 
@@ -46,12 +51,20 @@ def run(state: State) -> State:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a layer would be quantised (for all levels), its weight then `[K, N]`, and the squared relative
-    error of its result."""
+    """How a layer would be quantised (for all levels), and its weight then `[K, N]`."""
 
     quantization: Quantization
     weight: np.ndarray
-    error: float
+
+
+def _fit(order: Sequence[str], harm: Mapping[str, float], room: float) -> list[str]:
+    """Names, in order, while what they add up to leaves room."""
+    kept = []
+    for name in order:
+        if harm[name] <= room:
+            kept.append(name)
+            room -= harm[name]
+    return kept
 
 
 class _Search:
@@ -72,25 +85,45 @@ class _Search:
         plans = self._plans()
         saved = self._saved(plans)
         plans = {name: plan for name, plan in plans.items() if saved[name] > 0}
-        error = self._error(plans)
-        most = self.samples.max_error
-        kept = dict(plans)
-        while error > most and kept:
-            # errors of layers add up in squares; how much of them reaches the outputs is measured
-            reach = error**2 / sum(plan.error for plan in kept.values())
-            room = most**2 / reach * 0.9
-            for name in sorted(kept, key=lambda name: -kept[name].error / saved[name]):
-                if sum(plan.error for plan in kept.values()) <= room:
-                    break
-                del kept[name]
-            error = self._error(kept)
+        # errors of layers add up in squares
+        harm = {name: self._error({name: plan}, PROBES) ** 2 for name, plan in plans.items()}
+        order = sorted(plans, key=lambda name: harm[name] / saved[name])
+        kept, error = self._most(order, harm, saved, plans)
         if plans and not kept:
+            most = self.samples.max_error
             raise UsageError(
                 f"--dtype int8: no linear layer can be rounded within an error of {most:.2%}",
                 hint=f"all of them err by {self._error(plans):.2%}; allow that by --max-error",
             )
-        chosen = {name: plan.quantization for name, plan in kept.items()}
+        chosen = {name: plans[name].quantization for name in kept}
         return replace(self.state, quantized={**chosen, **self.state.quantized}, error=error)
+
+    def _most(
+        self,
+        order: Sequence[str],
+        harm: Mapping[str, float],
+        saved: Mapping[str, float],
+        plans: Mapping[str, _Plan],
+    ) -> tuple[list[str], float]:
+        """The layers that save most time of those tried, and their error: always within what is allowed."""
+        most = self.samples.max_error
+        best: list[str] = []
+        best_error = 0.0
+        room = most**2
+        tried: list[list[str]] = []
+        for _ in range(TRIES):
+            kept = _fit(order, harm, room)
+            if not best and not kept:
+                kept = sorted(order, key=lambda name: harm[name])[:1]
+            if not kept or kept in tried:
+                break
+            tried.append(kept)
+            error = self._error({name: plans[name] for name in kept})
+            if error <= most and sum(saved[name] for name in kept) > sum(saved[name] for name in best):
+                best, best_error = kept, error
+            # together they come to more, or less, than single layers say
+            room = 0.95 * (most / max(error, 1e-9)) ** 2 * sum(harm[name] for name in kept)
+        return best, best_error
 
     def _saved(self, plans: Mapping[str, _Plan]) -> dict[str, float]:
         """Milliseconds by which the fastest kernel on integers is faster than that on floats."""
@@ -104,14 +137,17 @@ class _Search:
             saved[question.name] = times[False] - times[True]
         return saved
 
-    def _error(self, plans: Mapping[str, _Plan]) -> float:
-        """Root mean square of the outputs' differences over that of the outputs, the worst output's."""
+    def _error(self, plans: Mapping[str, _Plan], count: int | None = None) -> float:
+        """Root mean square of the outputs' differences over that of the outputs, the worst output's.
+
+        count: of the samples that it is taken on, from the first one.
+        """
         settings = {name: plan.quantization.at(self.dot.levels) for name, plan in plans.items()}
         weights = {name: plan.weight for name, plan in plans.items()}
-        got = [self.trial.run(inputs, settings, weights)[0] for inputs in self.samples]
+        got = [self.trial.run(inputs, settings, weights)[0] for inputs in islice(self.samples, count)]
         return max(
             _relative(np.concatenate([each[i].ravel() for each in got]),
-                      np.concatenate([each[i].ravel() for each in self.outputs]))
+                      np.concatenate([each[i].ravel() for each in self.outputs[:count]]))
             for i in range(len(self.outputs[0]))
         )  # fmt: skip
 
@@ -126,9 +162,8 @@ class _Search:
             factors = _factors(x, weights)
             rounded = [self._weight(weight, factors) for weight in weights]
             quantization = self._quantization(x, factors, weights, rounded)
-            for layer, weight, near in zip(group, weights, rounded, strict=True):
-                error = self._local(x, quantization, weight, near)
-                plans[layer.name] = _Plan(quantization, near, error)
+            for layer, near in zip(group, rounded, strict=True):
+                plans[layer.name] = _Plan(quantization, near)
         return plans
 
     def _quantization(

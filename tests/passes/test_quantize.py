@@ -19,9 +19,13 @@ K, H, N = 120, 200, 60
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("model") / "two.onnx", K, H, N)
+
+
+def saved(path: Path, k: int, h: int, n: int) -> Path:
     """y = relu(x W1 + b) W2; feature 3 of x is large."""
     rng = np.random.default_rng(0)
-    arrays = {"w1": (K, H), "b": (H,), "w2": (H, N)}
+    arrays = {"w1": (k, h), "b": (h,), "w2": (h, n)}
     weights = [
         numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
         for name, shape in arrays.items()
@@ -32,10 +36,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         helper.make_node("Relu", ["c"], ["d"]),
         helper.make_node("MatMul", ["d", "w2"], ["y"]),
     ]
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["m", K])]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", N])]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["m", k])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", n])]
     graph = helper.make_graph(nodes, "two", inputs, outputs, weights)
-    path = tmp_path_factory.mktemp("model") / "two.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
 
@@ -80,6 +83,26 @@ def test_error_is_what_the_package_says(model: Path, calibrated: bool) -> None:
     else:
         x = tokens(64)
         assert relative(done.package.run({"x": x})["y"], exact(model, x)) < 0.1
+
+
+def test_layers_that_integers_make_no_faster_stay_in_float(tmp_path: Path) -> None:
+    path = saved(tmp_path / "small.onnx", 24, 40, 12)
+    metadata = api.compile_model(
+        path, dtype="int8", target="x86-64-v3", input_shapes={"x": (64, 24)}
+    ).package.metadata
+    assert metadata.error == 0
+    assert all(layer.kernel.startswith("f32-") for layer in metadata.layers)
+
+
+def test_as_many_layers_as_the_error_allows(model: Path) -> None:
+    counts = []
+    for most in (0.01, 0.1):
+        metadata = api.compile_model(
+            model, dtype="int8", target="x86-64-v3", calibrate={"x": tokens(16)}, max_error=most
+        ).package.metadata
+        assert metadata.error is not None and 0 < metadata.error <= most
+        counts.append(sum(layer.kernel.startswith("u8-") for layer in metadata.layers))
+    assert counts == [1, 2]
 
 
 def test_an_error_that_cannot_be_met(model: Path) -> None:
