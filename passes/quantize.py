@@ -23,6 +23,7 @@ from espalier.passes.samples import Samples
 from espalier.passes.state import State
 from espalier.passes.trial import LinearLayer, Trial, linear_layers
 from espalier.schedules import Quantization
+from espalier.schedules.estimate import PRECISION
 from espalier.schedules.x86.int8_dot import Dot, dots
 from espalier.schedules.x86.int8_pack import quantized
 
@@ -126,7 +127,7 @@ class _Search:
         return best, best_error
 
     def _saved(self, plans: Mapping[str, _Plan]) -> dict[str, float]:
-        """Milliseconds by which the fastest kernel on integers is faster than that on floats."""
+        """Milliseconds by which the fastest kernel on integers is faster than that on floats, beyond doubt."""
         quantized = {name: plan.quantization for name, plan in plans.items()}
         saved = {}
         for question, estimates in choose.answers(replace(self.state, quantized=quantized)):
@@ -134,7 +135,7 @@ class _Search:
             for one in estimates:
                 is_rounded = one.kernel.work.dtype == "int8"
                 times[is_rounded] = min(times[is_rounded], one.milliseconds)
-            saved[question.name] = times[False] - times[True]
+            saved[question.name] = times[False] - PRECISION * times[True]
         return saved
 
     def _error(self, plans: Mapping[str, _Plan], count: int | None = None) -> float:
