@@ -127,7 +127,7 @@ class _Search:
         return best, best_error
 
     def _saved(self, plans: Mapping[str, _Plan]) -> dict[str, float]:
-        """Milliseconds by which the fastest kernel on integers is faster than that on floats, beyond doubt."""
+        """Milliseconds by which the fastest kernel on integers is faster than on floats, beyond doubt."""
         quantized = {name: plan.quantization for name, plan in plans.items()}
         saved = {}
         for question, estimates in choose.answers(replace(self.state, quantized=quantized)):
