@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 import click
@@ -31,6 +34,9 @@ VERBS = {
 """Each verb's module, which has the click command under the name `command`. The order is that of --help."""
 
 BUG_HINT = "this is a bug in Espalier; please report it with the output of the same command with -vv"
+
+
+INTERRUPTED = StoppedError("interrupted", hint="nothing was written; run the same command again")
 
 
 class Verbs(click.Group):
@@ -63,8 +69,33 @@ class BugError(EspalierError):
     """An exception that no code foresaw."""
 
 
+@contextmanager
+def _remembered_interruption() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C raises KeyboardInterrupt as ever, and is remembered: TVM makes another exception of it."""
+    came = False
+
+    def stop(_signal: int, _frame: object) -> None:
+        nonlocal came
+        came = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code."""
+    with _remembered_interruption() as interrupted:
+        return _run(arguments, interrupted)
+
+
+def _run(arguments: Sequence[str], interrupted: Callable[[], bool]) -> int:
     session = Session()
     try:
         # click's own main() has other exit codes for an interruption and for a closed pipe
@@ -82,7 +113,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         failure = _from_click(error)
     except (KeyboardInterrupt, click.Abort):
-        failure = StoppedError("interrupted", hint="nothing was written; run the same command again")
+        failure = INTERRUPTED
     except BrokenPipeError:
         # the reader has what it wanted; keep Python from complaining again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -91,6 +122,7 @@ def run(arguments: Sequence[str]) -> int:
         if session.verbosity >= 2:
             traceback.print_exc()
         failure = BugError(f"internal error: {type(error).__name__}: {str(error)[:500]}", hint=BUG_HINT)
+        failure = INTERRUPTED if interrupted() else failure
     # an error in the options themselves comes before --json is parsed
     _report(failure, as_json=session.json or "--json" in arguments)
     return failure.code

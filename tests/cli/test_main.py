@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,27 @@ def test_a_bug_is_reported_as_one(flag: str, traceback: bool, capsys: pytest.Cap
 def test_an_interruption_is_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["devices"]) == 130
     assert capsys.readouterr().err.startswith("error: interrupted\nhint: ")
+
+
+def test_an_interruption_that_other_code_swallows_is_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from espalier.cli import devices
+    from espalier.cli.options import Output, common
+
+    @click.command()
+    @common
+    def command(output: Output) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("as TVM does") from None
+
+    monkeypatch.setattr(devices, "command", command)
+    before = signal.getsignal(signal.SIGINT)
+    assert run(["devices"]) == 130
+    assert capsys.readouterr().err.startswith("error: interrupted\nhint: ")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(("code", "options"), [(2, ["--foo"]), (0, ["-q"]), (0, ["-vv"])])
