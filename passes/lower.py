@@ -63,7 +63,8 @@ class _Kernels:
     def linear(self, call: relax.Call, emit: Emit) -> relax.Expr:
         layer = self.state.layers[call.attrs["layer"]]
         x, weight, bias, residual = ops.linear_args(call)
-        kernel = layer.kernel
+        rows = layer.rows
+        kernel = layer.kernel.for_tokens(rows) if isinstance(rows, int) and rows else layer.kernel
         integers = layer.quantization
         key = (weight.name, kernel.name, integers)
         if key not in self._constants:

@@ -105,6 +105,10 @@ class LinearKernel(ABC):
         """What the function depends on: of kernels that agree in it, one function serves all."""
         return self
 
+    def for_tokens(self, m: int) -> LinearKernel:
+        """This kernel where there are always m tokens; it may be worth a function of its own."""
+        return self
+
     def variants(self) -> Sequence[LinearKernel]:
         """This kernel under every setting of its knobs that is worth a try, the present one first."""
         return [self]

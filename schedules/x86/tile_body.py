@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tvm import tirx
@@ -37,11 +38,19 @@ NARROW = 4
 TVM lets buffers share memory where one is at most 16 times as large, and LLVM then fails to keep them in
 registers: those of whole vectors are larger."""
 MAX_SUMS = 12
-"""Narrow vectors of sums that surely fit the registers."""
+"""Registers of sums that leave enough for the rest."""
+
+Key = tuple[int, int, int, int]
+"""A sum: (part of the tokens, group of rows, row, vector)."""
 
 
-def emit(shape: TileShape, epilogue: Epilogue, tiles: int, rows_first: bool) -> None:
-    """Parameters (x, constants, [bias], [residual], tokens, y) and statements of the function."""
+def emit(
+    shape: TileShape, epilogue: Epilogue, tiles: int, rows_first: bool, lanes: int, fixed: int | None
+) -> None:
+    """Parameters (x, constants, [bias], [residual], tokens, y) and statements of the function.
+
+    lanes: of the CPU's vectors. fixed: the number of tokens, where it is always the same.
+    """
     x = handle("x")
     index, weights, pieces, order = _declare_constants(shape)
     end = End.declare(epilogue, shape.n)
@@ -55,18 +64,25 @@ def emit(shape: TileShape, epilogue: Epilogue, tiles: int, rows_first: bool) -> 
         entries = tirx.Var("entries", "int64")
         index = matched("I", index, (entries, *shape.entry_index), shape.index_type)
         weights = matched("W", weights, (entries, *shape.entry_weights))
-    # a last tile with few tokens is done with narrower vectors
-    wide = (tokens + (LANES - 1 - 2 * NARROW)) // LANES
-    jobs = (m_tiles + (tiles - 1)) // tiles
+    last = None if fixed is None else _Last.of(shape, tiles, lanes, fixed)
+    jobs: Any = (m_tiles + (tiles - 1)) // tiles if last is None else long(last.jobs)
     with parallel("job", jobs * shape.blocks) as job:
         block, part = (job // jobs, job % jobs) if rows_first else (job % shape.blocks, job // shape.blocks)
         turn = _Turn(shape, end, x, index, weights, pieces, order, y, block)
         first = part * tiles
-        either(
-            first + tiles <= wide,
-            lambda: turn.emit(Tokens(first, tiles), 1),
-            lambda: _rest(turn, tiles, first, wide, tokens),
-        )
+        whole = partial(turn.emit, [Tokens(first, tiles)], 1)
+        if last is None:
+            wide = _wide(tokens)
+            either(first + tiles <= wide, whole, partial(_rest, turn, tiles, first, wide, tokens))
+        elif last.jobs == 1 or (last.sizes, last.vectors) == (((tiles, 1),), 0):
+            last.emit(turn, first)
+        else:
+            either(part < last.jobs - 1, whole, partial(last.emit, turn, first))
+
+
+def _wide(tokens: Any) -> Any:
+    """Tiles that are done with whole vectors: a last one of few tokens is done with narrower ones."""
+    return (tokens + (LANES - 1 - 2 * NARROW)) // LANES
 
 
 def _declare_constants(shape: TileShape) -> tuple[Any, Any, Any, Any]:
@@ -89,7 +105,7 @@ def _rest(turn: _Turn, tiles: int, first: Any, wide: Any, tokens: Any) -> None:
     while size:
         with when(rest // size % 2 == 1):
             tokens_at = Tokens(first + rest // (2 * size) * (2 * size), size)
-            turn.emit(tokens_at, _at_once(turn.shape, tiles // size))
+            turn.emit([tokens_at], _at_once(turn.shape, tiles // size))
         size //= 2
     left = tokens - wide * LANES
     with when(left > 0):
@@ -98,13 +114,52 @@ def _rest(turn: _Turn, tiles: int, first: Any, wide: Any, tokens: Any) -> None:
 
 def _narrow(turn: _Turn, tile: Any, vectors: int) -> None:
     groups = _at_once(turn.shape, MAX_SUMS // (turn.shape.rows * vectors))
-    turn.emit(Tokens(tile, vectors, NARROW), groups)
+    turn.emit([Tokens(tile, vectors, NARROW)], groups)
 
 
 def _at_once(shape: TileShape, wanted: int) -> int:
     """Groups of rows that are in registers together, `wanted` of them if nothing forbids it."""
     groups = 1 if shape.ragged else min(wanted, shape.groups)
     return max(1, min(groups, MAX_LISTS // shape.rows) if shape.lists == "row" else groups)
+
+
+@dataclass(frozen=True)
+class _Last:
+    """The last part of a number of tokens that is known: whole tiles by the bits of their number, then a
+    narrow one of `vectors`, together with the tiles before it where the sums fit the registers.
+    """
+
+    jobs: int
+    sizes: tuple[tuple[int, int], ...]
+    """(tiles, groups of rows at once)"""
+    vectors: int
+    together: bool
+
+    @classmethod
+    def of(cls, shape: TileShape, tiles: int, lanes: int, tokens: int) -> _Last:
+        wide = _wide(tokens)
+        vectors = -(-max(0, tokens - wide * LANES) // NARROW)
+        whole, rest = divmod(wide, tiles)
+
+        def fits(size: int, groups: int) -> bool:
+            return shape.rows * groups * (size * LANES // lanes + vectors) <= MAX_SUMS
+
+        if whole and not rest and (not vectors or fits(tiles, 1)):
+            return cls(whole, ((tiles, 1),), vectors, vectors > 0)
+        powers = (1 << bit for bit in reversed(range(rest.bit_length())))
+        sizes = tuple((size, _at_once(shape, tiles // size)) for size in powers if rest & size)
+        return cls(whole + 1, sizes, vectors, bool(sizes and vectors and fits(*sizes[-1])))
+
+    def emit(self, turn: _Turn, first: Any) -> None:
+        """From tile `first` on."""
+        for i, (size, groups) in enumerate(self.sizes):
+            parts = [Tokens(first, size)]
+            first = first + size
+            if self.together and i == len(self.sizes) - 1:
+                parts.append(Tokens(first, self.vectors, NARROW))
+            turn.emit(parts, groups)
+        if self.vectors and not self.together:
+            _narrow(turn, first, self.vectors)
 
 
 @dataclass(frozen=True)
@@ -140,7 +195,7 @@ class _Turn:
     y: Any
     block: Any
 
-    def emit(self, tokens: Tokens, groups: int) -> None:
+    def emit(self, parts: Sequence[Tokens], groups: int) -> None:
         """All rows of the block, `groups` groups in registers together."""
         shape = self.shape
         count: Any = long(shape.groups)
@@ -149,10 +204,30 @@ class _Turn:
             count = tirx.min(count, left)
         with loop("chunk", shape.chunks) as chunk:
             with loop("group", count // groups) as group:
-                _Rows(self, tokens, groups, chunk, group * groups).emit()
+                _Rows(self, parts, groups, chunk, group * groups).emit()
             if groups > 1 and (shape.n % shape.height or shape.groups % groups):
                 with loop("group", count % groups) as group:
-                    _Rows(self, tokens, 1, chunk, count // groups * groups + group).emit()
+                    _Rows(self, parts, 1, chunk, count // groups * groups + group).emit()
+
+
+class _Sums:
+    """Sums in registers, by (part of the tokens, group of rows, row, vector)."""
+
+    def __init__(self, parts: Sequence[Tokens], groups: int, rows: int) -> None:
+        self.keys = [
+            [(p, s, r, b) for s in range(groups) for r in range(rows) for b in range(part.vectors)]
+            for p, part in enumerate(parts)
+        ]
+        self._place = {key: i for keys in self.keys for i, key in enumerate(keys)}
+        self._vectors = [
+            Vectors("acc", len(keys), part.lanes) for keys, part in zip(self.keys, parts, strict=True)
+        ]
+
+    def __getitem__(self, key: Key) -> Any:
+        return self._vectors[key[0]][self._place[key]]
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        self._vectors[key[0]][self._place[key]] = value
 
 
 @dataclass(frozen=True)
@@ -160,58 +235,52 @@ class _Rows:
     """The innermost part: `groups` groups of rows from `group` on."""
 
     turn: _Turn
-    tokens: Tokens
+    parts: Sequence[Tokens]
     groups: int
     chunk: Any
     group: Any
 
     def emit(self) -> None:
         shape, turn = self.turn.shape, self.turn
-        sums = [
-            (s, r, b)
-            for s in range(self.groups)
-            for r in range(shape.rows)
-            for b in range(self.tokens.vectors)
-        ]
         with opaque("rows"):
-            acc = Vectors("acc", len(sums), self.tokens.lanes)
-            place = {key: i for i, key in enumerate(sums)}
+            acc = _Sums(self.parts, self.groups, shape.rows)
 
             def clear() -> None:
-                for i in range(len(sums)):
-                    acc[i] = self.tokens.splat(tirx.const(0, "float32"))
+                for keys in acc.keys:
+                    for key in keys:
+                        acc[key] = self.parts[key[0]].splat(tirx.const(0, "float32"))
 
             def pick_up() -> None:
                 if self._rows_are_short:
                     clear()  # rows past N have no place in Y
-                self._each_row(lambda key, at: acc.__setitem__(place[key], turn.y[at[0], at[1], at[2]]))
+                self._each_row(lambda key, at: acc.__setitem__(key, turn.y[at[0], at[1], at[2]]))
 
             def leave() -> None:
-                self._each_row(lambda key, at: store(turn.y, at, acc[place[key]]))
+                self._each_row(lambda key, at: store(turn.y, at, acc[key]))
 
             def finish() -> None:
-                self._each_row(lambda key, at: store(turn.y, at, self._ended(acc[place[key]], at)))
+                self._each_row(lambda key, at: store(turn.y, at, self._ended(acc[key], key, at)))
 
             if shape.chunks == 1:
                 clear()
             else:
                 either(self.chunk == 0, clear, pick_up)
             if shape.lists != "empty":
-                self._sum(acc, place)
+                self._sum(acc)
             if shape.chunks == 1:
                 finish()
             else:
                 either(self.chunk == shape.chunks - 1, finish, leave)
 
-    def _ended(self, sums: Any, at: list[Any]) -> Any:
-        return self.turn.end.apply(sums, lambda bias: self.tokens.splat(bias[at[1]]), at)
+    def _ended(self, sums: Any, key: Key, at: list[Any]) -> Any:
+        return self.turn.end.apply(sums, lambda bias: self.parts[key[0]].splat(bias[at[1]]), at)
 
     @property
     def _rows_are_short(self) -> bool:
         shape = self.turn.shape
         return bool(shape.height % shape.rows or shape.n % shape.rows)
 
-    def _each_row(self, do: Callable[[tuple[int, int, int], list[Any]], None]) -> None:
+    def _each_row(self, do: Callable[[Key, list[Any]], None]) -> None:
         """`do(sum, its place in Y)` for each sum whose row exists."""
         shape = self.turn.shape
         for s in range(self.groups):
@@ -223,11 +292,14 @@ class _Rows:
                 limits = list(self._limits(r, inside, row))
                 if limits:
                     with when(tirx.all(*limits)):
-                        for b in range(self.tokens.vectors):
-                            do((s, r, b), self.tokens.place(b, row))
+                        self._each_vector(s, r, row, do)
                 else:
-                    for b in range(self.tokens.vectors):
-                        do((s, r, b), self.tokens.place(b, row))
+                    self._each_vector(s, r, row, do)
+
+    def _each_vector(self, s: int, r: int, row: Any, do: Callable[[Key, list[Any]], None]) -> None:
+        for p, part in enumerate(self.parts):
+            for b in range(part.vectors):
+                do((p, s, r, b), part.place(b, row))
 
     def _limits(self, r: int, inside: Any, row: Any) -> Iterator[Any]:
         """Conditions for a row to exist; the first row of a group always does."""
@@ -237,7 +309,7 @@ class _Rows:
         if r and self._rows_are_short:
             yield row < shape.n
 
-    def _sum(self, acc: Vectors, place: dict[tuple[int, int, int], int]) -> None:
+    def _sum(self, acc: _Sums) -> None:
         """The loop along the lists."""
         shape, turn = self.turn.shape, self.turn
         first, last = self._span()
@@ -247,10 +319,11 @@ class _Rows:
                     at = [j] if shape.ragged else [turn.block, self.chunk, self.group + s, j]
                     for r in range(shape.rows):
                         column, weight = self._operands(at, j, r, q)
-                        for b in range(self.tokens.vectors):
-                            i = place[s, r, b]
-                            x = turn.x[tuple(self.tokens.place(b, column))]
-                            acc[i] = acc[i] + x * self.tokens.splat(weight)
+                        for p, part in enumerate(self.parts):
+                            for b in range(part.vectors):
+                                key = (p, s, r, b)
+                                x = turn.x[tuple(part.place(b, column))]
+                                acc[key] = acc[key] + x * part.splat(weight)
 
     @property
     def _piece(self) -> Any:

@@ -12,13 +12,15 @@ lists of columns:
 The constants are read in the order in which they lie in memory. A chunk leaves its sums in Y, where the next
 one picks them up; the last one applies the epilogue. Tiles that are left over are done in halves of `tiles`,
 with as many more groups of rows at once, so that the registers stay full. A last tile of at most 8 tokens is
-done with vectors of 8 or 4 lanes.
+done with vectors of 4 lanes, one or two; where the number of tokens is known, together with the tiles before
+it if the registers allow, so that weights and lists are not read again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from espalier.schedules.linear import LinearKernel, LinearWork
@@ -40,7 +42,8 @@ KINDS = {"empty": "zero", "none": "dense", "block": "block", "group": "group", "
 @dataclass(frozen=True)
 class TileLinear(LinearKernel):
     """tiles: tiles of tokens in registers at once. rows_first: all tiles of a block of rows before the next
-    block of rows, rather than all blocks for some tiles before the next tiles."""
+    block of rows, rather than all blocks for some tiles before the next tiles. fixed: the number of tokens,
+    where the function is for no other."""
 
     counts_tokens = True
     work: LinearWork
@@ -48,6 +51,7 @@ class TileLinear(LinearKernel):
     shape: TileShape
     tiles: int
     rows_first: bool = False
+    fixed: int | None = None
 
     @property
     def name(self) -> str:
@@ -69,7 +73,7 @@ class TileLinear(LinearKernel):
 
     @property
     def code(self) -> Hashable:
-        return (type(self), self.shape, self.work.epilogue, self.tiles, self.rows_first)
+        return (type(self), self.shape, self.work.epilogue, self.tiles, self.rows_first, self.fixed)
 
     def variants(self) -> list[TileLinear]:
         return [
@@ -85,9 +89,11 @@ class TileLinear(LinearKernel):
     def func(self, name: str) -> PrimFunc:
         from espalier.schedules.x86 import build, tile_body
 
-        return build.prim_func(
-            name, lambda: tile_body.emit(self.shape, self.work.epilogue, self.tiles, self.rows_first)
-        )
+        emit = partial(tile_body.emit, self.shape, self.work.epilogue, self.tiles, self.rows_first)
+        return build.prim_func(name, lambda: emit(self.cpu.lanes, self.fixed))
+
+    def for_tokens(self, m: int) -> TileLinear:
+        return replace(self, fixed=m)
 
     @property
     def constant_bytes(self) -> float:

@@ -68,3 +68,13 @@ def built(kernel: LinearKernel) -> Built:
 def test_every_setting_equals_float64(structure: str, data: st.DataObject, tokens: int) -> None:
     kernel = data.draw(st.sampled_from(space(structure)), label="kernel")
     assert built(kernel).error(tokens, seed=tokens) < 2e-6
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("structure", STRUCTURES)
+@settings(max_examples=6)
+@given(data=st.data(), tokens=st.sampled_from([1, 5, 16, 20, 32, 35, 40, 41, 51, 64, 70]))
+def test_functions_for_one_number_of_tokens(structure: str, data: st.DataObject, tokens: int) -> None:
+    kernel = data.draw(st.sampled_from(space(structure)), label="kernel")
+    one = Built(kernel.for_tokens(tokens), pruned(kernel.work.structure, N, K))
+    assert one.error(tokens, seed=tokens) < 2e-6
