@@ -64,7 +64,7 @@ def emit(
         entries = tirx.Var("entries", "int64")
         index = matched("I", index, (entries, *shape.entry_index), shape.index_type)
         weights = matched("W", weights, (entries, *shape.entry_weights))
-    last = None if fixed is None else _Last.of(shape, tiles, lanes, fixed)
+    last = None if fixed is None else last_part(shape, tiles, lanes, fixed)
     jobs: Any = (m_tiles + (tiles - 1)) // tiles if last is None else long(last.jobs)
     with parallel("job", jobs * shape.blocks) as job:
         block, part = (job // jobs, job % jobs) if rows_first else (job % shape.blocks, job // shape.blocks)
@@ -124,31 +124,17 @@ def _at_once(shape: TileShape, wanted: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Last:
+class LastPart:
     """The last part of a number of tokens that is known: whole tiles by the bits of their number, then a
     narrow one of `vectors`, together with the tiles before it where the sums fit the registers.
+
+    jobs: parts of the tokens, this one among them. sizes: (tiles, groups of rows at once).
     """
 
     jobs: int
     sizes: tuple[tuple[int, int], ...]
-    """(tiles, groups of rows at once)"""
     vectors: int
     together: bool
-
-    @classmethod
-    def of(cls, shape: TileShape, tiles: int, lanes: int, tokens: int) -> _Last:
-        wide = _wide(tokens)
-        vectors = -(-max(0, tokens - wide * LANES) // NARROW)
-        whole, rest = divmod(wide, tiles)
-
-        def fits(size: int, groups: int) -> bool:
-            return shape.rows * groups * (size * LANES // lanes + vectors) <= MAX_SUMS
-
-        if whole and not rest and (not vectors or fits(tiles, 1)):
-            return cls(whole, ((tiles, 1),), vectors, vectors > 0)
-        powers = (1 << bit for bit in reversed(range(rest.bit_length())))
-        sizes = tuple((size, _at_once(shape, tiles // size)) for size in powers if rest & size)
-        return cls(whole + 1, sizes, vectors, bool(sizes and vectors and fits(*sizes[-1])))
 
     def emit(self, turn: _Turn, first: Any) -> None:
         """From tile `first` on."""
@@ -160,6 +146,22 @@ class _Last:
             turn.emit(parts, groups)
         if self.vectors and not self.together:
             _narrow(turn, first, self.vectors)
+
+
+def last_part(shape: TileShape, tiles: int, lanes: int, tokens: int) -> LastPart:
+    """Of `tokens`, of which `tiles` tiles are done at once, on a CPU with vectors of `lanes`."""
+    wide = _wide(tokens)
+    vectors = -(-max(0, tokens - wide * LANES) // NARROW)
+    whole, rest = divmod(wide, tiles)
+
+    def fits(size: int, groups: int) -> bool:
+        return shape.rows * groups * (size * LANES // lanes + vectors) <= MAX_SUMS
+
+    if whole and not rest and (not vectors or fits(tiles, 1)):
+        return LastPart(whole, ((tiles, 1),), vectors, vectors > 0)
+    powers = (1 << bit for bit in reversed(range(rest.bit_length())))
+    sizes = tuple((size, _at_once(shape, tiles // size)) for size in powers if rest & size)
+    return LastPart(whole + 1, sizes, vectors, bool(sizes and vectors and fits(*sizes[-1])))
 
 
 @dataclass(frozen=True)
