@@ -17,7 +17,7 @@ import numpy as np
 from tvm import relax
 
 from espalier.passes.frontend import Weight
-from espalier.passes.graph import Emit, Scope, array, dims, rewrite
+from espalier.passes.graph import Emit, Scope, array, dims, is_single, rewrite
 from espalier.passes.state import State
 
 BYTES = ("int8", "uint8")
@@ -88,7 +88,7 @@ def _product(value: relax.Expr, scope: Scope, weights: Mapping[str, Weight]) -> 
         factors = _factors(factor, scope)
         constants = tuple(one for one in factors if _is_constant(one, dims(weight)[1], weights))
         computed = [one for one in factors if not any(one is other for other in constants)]
-        if len(computed) > 1 or not all(_is_single(one) for one in computed) or not _is_small(x, scope):
+        if len(computed) > 1 or not all(is_single(one) for one in computed) or not _is_small(x, scope):
             continue
         return _Product(x, weight, computed[0] if computed else None, constants)
     return None
@@ -115,10 +115,6 @@ def _is_small(x: relax.Expr, scope: Scope) -> bool:
 def _is_constant(value: relax.Expr, features: int, weights: Mapping[str, Weight]) -> bool:
     number = _number(value, weights)
     return number is not None and number.size in (1, features)
-
-
-def _is_single(value: relax.Expr) -> bool:
-    return all(isinstance(dim, int) and dim == 1 for dim in dims(value))
 
 
 def _number(value: relax.Expr, weights: Mapping[str, Weight]) -> Any:

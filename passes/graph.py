@@ -181,6 +181,11 @@ def same_dims(left: Sequence, right: Sequence) -> bool:
     )
 
 
+def is_single(value: relax.Expr) -> bool:
+    """Whether a tensor is one number, of any rank."""
+    return all(isinstance(dim, int) and dim == 1 for dim in dims(value))
+
+
 def product(values: Sequence) -> tvm.ir.Expr | int:
     """The simplified product of dimensions."""
     result: tvm.ir.Expr | int = 1

@@ -17,7 +17,7 @@ import numpy as np
 from tvm import relax
 
 from espalier.passes import ops
-from espalier.passes.graph import Emit, Scope, dims, operator, rewrite, scalar
+from espalier.passes.graph import Emit, Scope, dims, is_single, operator, rewrite, scalar
 from espalier.passes.state import State
 from espalier.schedules import Quantization
 from espalier.schedules.x86.int8_dot import PAIRS
@@ -125,7 +125,7 @@ def _low_of_scale(scale: relax.Expr, x: relax.Expr, scope: Scope) -> relax.Expr 
         if with_zero is None or scalar(with_zero.args[1]) != 0:
             return None
         of_all = scope.call(with_zero.args[0], inner)
-        if of_all is None or not of_all.args[0].same_as(x) or not _is_single(of_all):
+        if of_all is None or not of_all.args[0].same_as(x) or not is_single(of_all):
             return None
     return width.args[1]
 
@@ -135,10 +135,6 @@ def _uncast(value: relax.Expr, scope: Scope) -> relax.Expr:
     while (cast := scope.call(value, "astype")) is not None:
         value = cast.args[0]
     return value
-
-
-def _is_single(value: relax.Expr) -> bool:
-    return all(isinstance(dim, int) and dim == 1 for dim in dims(value))
 
 
 def _unclipped(value: relax.Expr, dtype: str, scope: Scope) -> relax.Expr | None:
