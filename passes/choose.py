@@ -1,7 +1,8 @@
 """Choose: for each linear layer the kernel with the least time, dense ones among the candidates.
 
-Times come from the state's estimator: measured, or predicted. So a layer is never slower than dense, as far
-as they hold. The number of tokens is the model's where it is fixed, `NOMINAL_TOKENS` where it is symbolic.
+Times come from the state's estimator: measured, or predicted, and then another kernel must be clearly faster
+than the dense one. So a layer is never slower than dense, as far as they hold. The number of tokens is the
+model's where it is fixed, `NOMINAL_TOKENS` where it is symbolic.
 """
 
 from __future__ import annotations

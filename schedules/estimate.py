@@ -40,7 +40,7 @@ class ByRule:
 
 
 PRECISION = 1.05
-"""Predictions that differ by less say nothing: measured ones do."""
+"""Which of two kernels is faster, predictions do not tell within this factor; measured times do."""
 
 
 def ranked(estimates: Sequence[Estimate]) -> list[Estimate]:
